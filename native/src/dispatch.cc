@@ -1,0 +1,67 @@
+// Which instruction sets this binary holds and this machine runs.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "program.h"
+
+namespace binade {
+
+namespace portable {
+void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
+}
+
+#if defined(__x86_64__)
+
+namespace avx2 {
+void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
+}
+namespace avx512 {
+void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
+}
+namespace avx512bf16 {
+void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
+}
+
+static bool hasF16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
+}
+
+// __builtin_cpu_supports also asks whether the operating system saves the wide registers.
+
+static bool hasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && hasF16c(); }
+
+static bool hasAvx512() {
+  return hasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+#endif
+
+struct InstructionSets {
+  InstructionSet list[4];
+  int count;
+};
+
+static InstructionSets detect() {
+  InstructionSets sets = {};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (hasAvx512() && __builtin_cpu_supports("avx512bf16")) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram};
+  if (hasAvx512()) sets.list[sets.count++] = {"avx512", avx512::runProgram};
+  if (hasAvx2()) sets.list[sets.count++] = {"avx2", avx2::runProgram};
+#endif
+  sets.list[sets.count++] = {"portable", portable::runProgram};
+  return sets;
+}
+
+static const InstructionSets& instructionSets() {
+  static const InstructionSets sets = detect();
+  return sets;
+}
+
+int supportedIsaCount() { return instructionSets().count; }
+const InstructionSet& supportedIsa(int index) { return instructionSets().list[index]; }
+
+}  // namespace binade

@@ -1,0 +1,106 @@
+// The process's one executor: turns, the arena's memory, the pool's size.
+#include "engine.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace binade {
+
+Engine& Engine::instance() {
+  static Engine* engine = new Engine();
+  return *engine;
+}
+
+uint64_t Engine::askTurn() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  turns_.push_back(++lastTurn_);
+  return lastTurn_;
+}
+
+void Engine::giveUp(uint64_t turn) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  turns_.erase(std::find(turns_.begin(), turns_.end(), turn));
+  changed_.notify_all();
+}
+
+void Engine::awaitTurn(uint64_t turn) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [&] { return turns_.front() == turn; });
+  running_ = true;
+}
+
+void Engine::endTurn(uint64_t turn) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    running_ = false;
+  }
+  giveUp(turn);
+}
+
+/// Grows the arena; what it held is lost. Large arenas start on a huge page, so that the kernel can back them by some.
+bool Engine::growArena(int64_t byteLength) {
+  if (byteLength <= arenaByteLength_) return true;
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const size_t alignment = static_cast<size_t>(byteLength) >= kHugePage ? kHugePage : 64;
+  const size_t rounded = (static_cast<size_t>(byteLength) + alignment - 1) / alignment * alignment;
+  free(arena_);
+  arena_ = aligned_alloc(alignment, rounded);
+#if defined(__linux__)
+  if (arena_ != nullptr && alignment == kHugePage) madvise(arena_, rounded, MADV_HUGEPAGE);
+#endif
+  const std::lock_guard<std::mutex> lock(mutex_);
+  arenaByteLength_ = arena_ == nullptr ? 0 : static_cast<int64_t>(rounded);
+  return arena_ != nullptr;
+}
+
+Pool* Engine::poolOfWantedSize() {
+  const int wanted = threads();
+  if (pool_ != nullptr && workerCount(pool_) == wanted) return pool_;
+  if (pool_ != nullptr) destroyPool(pool_);
+  pool_ = createPool(wanted);
+  return pool_;
+}
+
+Outcome Engine::run(uint64_t turn, const Program& program, void** bases, Executor executor,
+                    const std::atomic<bool>& cancelled) {
+  Outcome outcome = {false, false, {-1, 0, 0, 0}};
+  awaitTurn(turn);
+  if (!cancelled) {
+    outcome.ran = growArena(program.arenaByteLength);
+    outcome.noMemory = !outcome.ran;
+  }
+  if (outcome.ran) {
+    bases[0] = arena_;
+    executor(program, bases, poolOfWantedSize(), &outcome.fault);
+  }
+  endTurn(turn);
+  return outcome;
+}
+
+void Engine::setThreads(int threads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  threads_ = threads;
+}
+
+int Engine::threads() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (threads_ == 0) threads_ = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
+  return threads_;
+}
+
+int64_t Engine::arenaByteLength() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return arenaByteLength_;
+}
+
+void Engine::waitUntilIdle() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [&] { return !running_; });
+}
+
+}  // namespace binade

@@ -1,0 +1,58 @@
+// The process's one executor: the worker pool, the arena, and the order of runs. Knows nothing of Node.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+
+#include "program.h"
+
+namespace binade {
+
+/// How a run ended.
+struct Outcome {
+  bool ran;       // false: `cancelled` was set, or the arena could not be had
+  bool noMemory;  // the arena could not be had
+  Fault fault;
+};
+
+/// Runs take turns in the order in which they asked for them, whatever thread they run on.
+class Engine {
+ public:
+  /// The one engine. It is never destroyed: workers may outlive static destruction.
+  static Engine& instance();
+
+  /// Asks for a turn. Every turn must be ended by run() or giveUp().
+  uint64_t askTurn();
+  /// Ends a turn that never ran.
+  void giveUp(uint64_t turn);
+  /// Waits for the turn, then runs the program unless `cancelled` is set by then. bases[0] is set to the arena here.
+  Outcome run(uint64_t turn, const Program& program, void** bases, Executor executor,
+              const std::atomic<bool>& cancelled);
+  /// Workers of the runs that start from now on, the thread that runs included. >= 1.
+  void setThreads(int threads);
+  int threads();
+  int64_t arenaByteLength();
+  /// Waits until the run under way, if any, has ended.
+  void waitUntilIdle();
+
+ private:
+  void awaitTurn(uint64_t turn);
+  void endTurn(uint64_t turn);
+  bool growArena(int64_t byteLength);
+  Pool* poolOfWantedSize();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<uint64_t> turns_;  // asked for and not ended, oldest first
+  uint64_t lastTurn_ = 0;
+  bool running_ = false;
+  int threads_ = 0;  // 0: as many as the machine offers, decided by the first run
+  // Touched only by the thread whose turn it is.
+  Pool* pool_ = nullptr;
+  void* arena_ = nullptr;
+  int64_t arenaByteLength_ = 0;
+};
+
+}  // namespace binade

@@ -1,0 +1,79 @@
+// The single-thread building block of products and attention: pack operands, multiply panels into a float32 tile.
+#pragma once
+#include "gemm_pack.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+/// An operand in panels: panel q (see gemm_pack.h) starts at data + q * width * depthWords.
+struct Packed {
+  const float* data;
+  int64_t depthWords;
+};
+
+constexpr int64_t depthBlock = 384;  // words: a 32-column B strip of a block is 48 KiB, which L1 or L2 feeds in time
+constexpr size_t scratchAlignment = 64;
+
+/// Whether a product of these formats runs on bfloat16 dot products. vdpbf16ps flushes subnormal inputs and sums.
+static inline bool usesPairs(DType a, DType b) {
+  return BINADE_PAIRS && a == DType::bfloat16 && b == DType::bfloat16;
+}
+
+static inline int64_t wordsOf(int64_t depth, bool pairs) { return pairs ? (depth + 1) / 2 : depth; }
+
+/// Floats a packed operand of `rows` rows takes, a whole number of cache lines.
+static inline int64_t packedLength(int64_t rows, int64_t width, int64_t depthWords) {
+  return roundUp(roundUp(rows, width) * depthWords, 16);
+}
+
+/// Packs a whole operand into panels of `width` rows at `target`, packedLength floats long.
+template <int width>
+static Packed packWhole(const Operand& operand, bool pairs, float* target) {
+  const int64_t words = wordsOf(operand.depth, pairs);
+  packRegion<width>(operand, pairs, PackRegion{target, words, 0, operand.rows, 0, words});
+  return Packed{target, words};
+}
+
+/// One tile: A panels from row `row` and B panels from column `column` (multiples of the panel sizes), over the depth
+/// words [firstWord, endWord).
+struct Tile {
+  int64_t row, rows;
+  int64_t column, columns;
+  int64_t firstWord, endWord;
+};
+
+/// c (tile.rows, roundUp(tile.columns, panelColumns)), row stride `stride`, = or += A · B.
+template <bool pairs>
+static void multiplyPanels(const Packed& a, const Packed& b, const Tile& tile, float* c, int64_t stride,
+                           bool accumulate) {
+  const int64_t words = tile.endWord - tile.firstWord;
+  const int64_t blocks = larger(ceilDivide(words, depthBlock), 1);
+  const int64_t step = roundUp(ceilDivide(words, blocks), 8);
+  const StripKernel fullKernel = multiplyStrips<pairs, panelRows>;
+  const StripKernel lastKernel = stripKernel<pairs>((tile.rows - 1) % panelRows + 1);
+  for (int64_t word = tile.firstWord; word == tile.firstWord || word < tile.endWord; word += step) {
+    const int64_t depth = smaller(step, tile.endWord - word);
+    const bool add = accumulate || word > tile.firstWord;
+    for (int64_t j = 0; j < tile.columns; j += panelColumns) {
+      const float* strip = b.data + (tile.column + j) * b.depthWords + word * panelColumns;
+      for (int64_t i = 0; i < tile.rows; i += panelRows) {
+        const StripKernel kernel = tile.rows - i >= panelRows ? fullKernel : lastKernel;
+        const float* rows = a.data + (tile.row + i) * a.depthWords + word * panelRows;
+        kernel(depth, rows, strip, c + i * stride + j, stride, add);
+      }
+    }
+  }
+}
+
+/// multiplyPanels for operands packed as pairs or as floats.
+static inline void multiplyTile(bool pairs, const Packed& a, const Packed& b, const Tile& tile, float* c,
+                                int64_t stride, bool accumulate) {
+#if BINADE_PAIRS
+  if (pairs) return multiplyPanels<true>(a, b, tile, c, stride, accumulate);
+#endif
+  (void)pairs;
+  multiplyPanels<false>(a, b, tile, c, stride, accumulate);
+}
+
+}  // namespace BINADE_ISA
+}  // namespace binade

@@ -1,0 +1,277 @@
+// Packing for the matrix product: any strided operand, widened or rounded on the way, into panels of 32-bit words.
+//
+// An operand is seen as (rows, depth): A's rows are the product's rows, B's "rows" are the product's columns. Panel
+// number q holds rows [q · width, (q + 1) · width) as (depthWords, width) words; rows past the end and the odd half of
+// a last pair are zeros. gemm_micro.h defines the words.
+#pragma once
+#include "convert.h"
+#include "gemm_micro.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+/// Element (row, depth) lies at data[row * rowStride + depth * depthStride], strides in elements of `storage`.
+struct Operand {
+  const char* data;
+  DType storage;
+  DType format;
+  int64_t rowStride;
+  int64_t depthStride;
+  int64_t rows;
+  int64_t depth;
+};
+
+/// The region one packing call fills: rows [firstRow, endRow), words [firstWord, endWord) of the panels at `target`,
+/// whose whole depth is `depthWords`. firstRow is a multiple of the panel width.
+struct PackRegion {
+  float* target;
+  int64_t depthWords;
+  int64_t firstRow, endRow;
+  int64_t firstWord, endWord;
+};
+
+constexpr int64_t packChunk = 128;  // elements converted at a time; the buffers below stay in L1
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t roundUp(int64_t a, int64_t b) { return ceilDivide(a, b) * b; }
+
+static inline int64_t byteWidth(DType dtype) {
+  return dtype == DType::float32 ? 4 : dtype == DType::float8_e4m3fn || dtype == DType::float8_e5m2 ? 1 : 2;
+}
+
+/// `count` elements from `source`, `stride` elements apart, as packed elements: float, or uint16_t for bfloat16 bits.
+__attribute__((noinline)) static void fetch(const Operand& operand, const char* source, int64_t stride, int64_t count, float* target) {
+  const int64_t width = byteWidth(operand.storage);
+  if (stride == 1) {
+    widenArray(operand.storage, source, target, count);
+  } else {
+    for (int64_t i = 0; i < count; ++i) widenArray(operand.storage, source + i * stride * width, target + i, 1);
+  }
+  if (operand.format != operand.storage) roundArray(operand.format, target, count);
+}
+
+__attribute__((noinline)) static void fetch(const Operand& operand, const char* source, int64_t stride, int64_t count, uint16_t* target) {
+  if (stride == 1 && operand.storage == DType::float32)
+    return narrowBfloat16(reinterpret_cast<const float*>(source), target, count);
+  if (stride == 1 && operand.storage == DType::bfloat16) {
+    __builtin_memcpy(target, source, static_cast<size_t>(count) * 2);
+    return;
+  }
+  float wide[packChunk];
+  fetch(operand, source, stride, count, wide);
+  narrowBfloat16(wide, target, count);
+}
+
+/// Whether memory already holds packed elements: float32 words, or bfloat16 for pairs.
+template <typename Element>
+static inline bool storedAsPacked(const Operand& operand) {
+  if (sizeof(Element) == 2) return operand.storage == DType::bfloat16;
+  return operand.storage == DType::float32 && operand.format == DType::float32;
+}
+
+// --- Transposing: source rows run along the depth; words of up to `width` rows become columns of the panel. ---------
+
+#if defined(__AVX512F__)
+
+/// Transposes 16 rows of 16 words held in registers.
+static inline void transposeRegisters(__m512 r[16]) {
+  __m512 t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(t[4 * i]), b = _mm512_castps_pd(t[4 * i + 1]);
+    const __m512d c = _mm512_castps_pd(t[4 * i + 2]), d = _mm512_castps_pd(t[4 * i + 3]);
+    r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+  // Now r[4i + j] holds, in 128-bit lane l, column 4l + j of rows 4i .. 4i + 3.
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 low01 = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88), odd01 = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xdd);
+    const __m512 low23 = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88);
+    const __m512 odd23 = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xdd);
+    t[j] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+    t[8 + j] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+    t[4 + j] = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
+    t[12 + j] = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+/// target (ceil(byteLength / 4), width) = transpose of `rows` <= width rows of `byteLength` bytes, `rowBytes` apart.
+template <int width>
+static void transposeWords(const char* source, int64_t rowBytes, int64_t rows, int64_t byteLength, float* target) {
+  for (int first = 0; first < width; first += 16) {
+    const int64_t count = smaller(larger(rows - first, 0), 16);
+    const __mmask16 lanes = width - first >= 16 ? 0xffff : static_cast<__mmask16>((1u << (width - first)) - 1u);
+    const char* corner = source + first * rowBytes;
+    for (int64_t offset = 0; offset < byteLength; offset += 64) {
+      const int64_t halves = smaller(byteLength - offset, 64) / 2;
+      const auto valid = static_cast<__mmask32>((uint64_t{1} << halves) - 1u);
+      __m512 r[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i)
+        r[i] = i < count ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(valid, corner + i * rowBytes + offset))
+                         : _mm512_setzero_ps();
+      transposeRegisters(r);
+      float* column = target + offset / 4 * width + first;
+      const int64_t words = (halves + 1) / 2;
+      if (words == 16) {
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; ++j) _mm512_mask_storeu_ps(column + j * width, lanes, r[j]);
+      } else {
+        for (int j = 0; j < words; ++j) _mm512_mask_storeu_ps(column + j * width, lanes, r[j]);
+      }
+    }
+  }
+}
+
+#else
+
+/// target (byteLength / 4, width) = transpose of `rows` <= width rows of `byteLength` bytes, `rowBytes` apart.
+template <int width>
+static void transposeWords(const char* source, int64_t rowBytes, int64_t rows, int64_t byteLength, float* target) {
+  const int64_t words = byteLength / 4;
+  if (rows == width) {
+    for (int64_t j = 0; j < words; ++j)
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) __builtin_memcpy(target + j * width + i, source + i * rowBytes + j * 4, 4);
+    return;
+  }
+  for (int64_t j = 0; j < words; ++j)
+    for (int64_t i = 0; i < width; ++i) {
+      target[j * width + i] = 0.0f;
+      if (i < rows) __builtin_memcpy(target + j * width + i, source + i * rowBytes + j * 4, 4);
+    }
+}
+
+#endif
+
+/// Packs rows that are contiguous along the depth, or (through a gathered copy) rows of any strides.
+template <int width, typename Element>
+static void packTransposing(const Operand& operand, const PackRegion& region) {
+  constexpr int64_t perWord = 4 / sizeof(Element);
+  const int64_t element = byteWidth(operand.storage);
+  const bool direct = operand.depthStride == 1 && storedAsPacked<Element>(operand);
+  const int64_t firstDepth = region.firstWord * perWord;
+  const int64_t endDepth = smaller(region.endWord * perWord, operand.depth);
+  alignas(64) Element chunk[width * packChunk];
+  for (int64_t row = region.firstRow; row < region.endRow; row += width) {
+    const int64_t rows = smaller(operand.rows - row, width);
+    float* panel = region.target + row * region.depthWords;
+    for (int64_t depth = firstDepth; depth < endDepth; depth += packChunk) {
+      const int64_t count = smaller(endDepth - depth, packChunk);
+      const char* source = operand.data + (row * operand.rowStride + depth * operand.depthStride) * element;
+      float* target = panel + depth / perWord * width;
+      if (direct) {
+        transposeWords<width>(source, operand.rowStride * element, rows, count * sizeof(Element), target);
+        continue;
+      }
+      for (int64_t i = 0; i < rows; ++i)
+        fetch(operand, source + i * operand.rowStride * element, operand.depthStride, count, chunk + i * packChunk);
+      transposeWords<width>(reinterpret_cast<const char*>(chunk), packChunk * sizeof(Element), rows,
+                            count * sizeof(Element), target);
+    }
+  }
+}
+
+// --- Straight: rows are contiguous at each depth, and become words of the panel in order. ---------------------------
+
+/// `count` of `width` words from elements at one depth (and, for pairs, the next); zeros after them.
+template <int width>
+static inline void writeWords(const float* low, const float*, int64_t count, float* target) {
+#if defined(__AVX512F__)
+#pragma GCC unroll 2
+  for (int first = 0; first < width; first += 16) {
+    const auto lanes = static_cast<__mmask16>((uint64_t{1} << smaller(larger(count - first, 0), 16)) - 1u);
+    const __mmask16 stored = width - first >= 16 ? 0xffff : static_cast<__mmask16>((1u << (width - first)) - 1u);
+    _mm512_mask_storeu_ps(target + first, stored, _mm512_maskz_loadu_ps(lanes, low + first));
+  }
+#else
+  if (count >= width) {
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) target[i] = low[i];
+    return;
+  }
+  for (int64_t i = 0; i < width; ++i) target[i] = i < count ? low[i] : 0.0f;
+#endif
+}
+
+#if BINADE_PAIRS
+template <int width>
+static inline void writeWords(const uint16_t* low, const uint16_t* high, int64_t count, float* target) {
+#pragma GCC unroll 2
+  for (int first = 0; first < width; first += 16) {
+    const auto lanes = static_cast<__mmask16>((uint64_t{1} << smaller(larger(count - first, 0), 16)) - 1u);
+    const __mmask16 stored = width - first >= 16 ? 0xffff : static_cast<__mmask16>((1u << (width - first)) - 1u);
+    const __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, low + first));
+    const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, high + first));
+    const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+    _mm512_mask_storeu_ps(target + first, stored, _mm512_castsi512_ps(words));
+  }
+}
+#endif
+
+/// Rows [row, row + count) at one depth as packed elements: in place where memory holds them, else through `copy`.
+template <typename Element>
+static inline const Element* elementsAt(const Operand& operand, int64_t row, int64_t depth, int64_t count,
+                                        Element* copy) {
+  const char* source = operand.data + (row + depth * operand.depthStride) * byteWidth(operand.storage);
+  if (storedAsPacked<Element>(operand)) return reinterpret_cast<const Element*>(source);
+  fetch(operand, source, 1, count, copy);
+  return copy;
+}
+
+template <int width, typename Element>
+static void packStraight(const Operand& operand, const PackRegion& region) {
+  constexpr int64_t perWord = 4 / sizeof(Element);
+  constexpr int64_t stripRows = packChunk / width * width;
+  alignas(64) Element copies[2][packChunk];
+  const Element zeros[packChunk] = {};
+  const int64_t endRow = smaller(region.endRow, operand.rows);
+  for (int64_t row = region.firstRow; row < endRow; row += stripRows) {
+    const int64_t count = smaller(endRow - row, stripRows);
+    float* strip = region.target + row * region.depthWords;
+    for (int64_t word = region.firstWord; word < region.endWord; ++word) {
+      const int64_t depth = word * perWord;
+      const Element* low = elementsAt(operand, row, depth, count, copies[0]);
+      const Element* high = low;
+      if (perWord == 2)
+        high = depth + 1 < operand.depth ? elementsAt(operand, row, depth + 1, count, copies[1]) : zeros;
+      float* target = strip + word * width;
+      for (int64_t first = 0; first < count; first += width, target += width * region.depthWords)
+        writeWords<width>(low + first, high + first, count - first, target);
+    }
+  }
+}
+
+template <int width, typename Element>
+static void packElements(const Operand& operand, const PackRegion& region) {
+  if (operand.rowStride == 1 && operand.depthStride != 1) {
+    packStraight<width, Element>(operand, region);
+  } else {
+    packTransposing<width, Element>(operand, region);
+  }
+}
+
+/// Packs one region of an operand into panels of `width` rows, as pairs of bfloat16 or as floats.
+template <int width>
+static void packRegion(const Operand& operand, bool pairs, const PackRegion& region) {
+#if BINADE_PAIRS
+  if (pairs) return packElements<width, uint16_t>(operand, region);
+#endif
+  (void)pairs;
+  packElements<width, float>(operand, region);
+}
+
+}  // namespace BINADE_ISA
+}  // namespace binade

@@ -1,0 +1,27 @@
+// The kernels of a program, one function each; the executor calls them in order.
+#pragma once
+#include "vm.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+void runPointwise(const Run& run, const PointwiseKernel& kernel);
+void runReduce(const Run& run, const ReduceKernel& kernel);
+void runRows(const Run& run, const RowKernel& kernel);
+void runMatmul(const Run& run, const MatmulKernel& kernel);
+void runGather(const Run& run, const GatherKernel& kernel);
+void runScatterAdd(const Run& run, const GatherKernel& kernel);
+void runAttention(const Run& run, const AttentionKernel& kernel);
+void runAttentionBackward(const Run& run, const AttentionKernel& kernel);
+
+/// The bytes of a ref.
+static inline uint8_t* bytesAt(const Run& run, Ref ref) {
+  return static_cast<uint8_t*>(run.bases[ref.binding]) + ref.byteOffset;
+}
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace BINADE_ISA
+}  // namespace binade

@@ -1,0 +1,204 @@
+// The pointwise engine's driver: addresses of blocks, loads, instructions in order, stores.
+#include "vm.h"
+
+#include "convert.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+Tiling tilingOf(int64_t rows, int64_t lanes) {
+  Tiling tiling = {rows, lanes, 1, 1, 0};
+  if (rows == 0 || lanes == 0) return tiling;
+  if (lanes > kBlockLanes / 2) {
+    tiling.blocksPerRow = (lanes + kBlockLanes - 1) / kBlockLanes;
+    tiling.blocks = rows * tiling.blocksPerRow;
+  } else {
+    tiling.rowsPerBlock = kBlockLanes / lanes;
+    tiling.blocks = (rows + tiling.rowsPerBlock - 1) / tiling.rowsPerBlock;
+  }
+  return tiling;
+}
+
+static int atMost(int64_t value, int64_t limit) { return static_cast<int>(value < limit ? value : limit); }
+
+Block blockAt(const Tiling& tiling, int64_t index) {
+  Block block = {};
+  if (tiling.rowsPerBlock > 1) {
+    block.row = index * tiling.rowsPerBlock;
+    block.rows = atMost(tiling.rows - block.row, tiling.rowsPerBlock);
+    block.lanes = static_cast<int>(tiling.lanes);
+  } else {
+    block.row = index / tiling.blocksPerRow;
+    block.lane = (index - block.row * tiling.blocksPerRow) * kBlockLanes;
+    block.rows = 1;
+    block.lanes = atMost(tiling.lanes - block.lane, kBlockLanes);
+  }
+  block.bufferRow = block.row;
+  block.bufferLane = block.lane;
+  return block;
+}
+
+/// The rows of one block along one operand: a row's element offset, moved from row to row.
+struct RowWalk {
+  int64_t index[kMaxRank];
+  int64_t offset;
+};
+
+static RowWalk startWalk(const Grid& grid, const int64_t* index, const int64_t* strides, int64_t lane) {
+  RowWalk walk;
+  walk.offset = lane * strides[grid.rank - 1];
+  for (int axis = 0; axis + 1 < grid.rank; ++axis) {
+    walk.index[axis] = index[axis];
+    walk.offset += index[axis] * strides[axis];
+  }
+  return walk;
+}
+
+static void nextRow(const Grid& grid, const int64_t* strides, RowWalk* walk) {
+  for (int axis = grid.rank - 2; axis >= 0; --axis) {
+    walk->offset += strides[axis];
+    if (++walk->index[axis] < grid.extents[axis]) return;
+    walk->offset -= strides[axis] * grid.extents[axis];
+    walk->index[axis] = 0;
+  }
+}
+
+static void indexOfRow(const Grid& grid, int64_t row, int64_t* index) {
+  for (int axis = grid.rank - 2; axis > 0; --axis) {
+    const int64_t quotient = row / grid.extents[axis];
+    index[axis] = row - quotient * grid.extents[axis];
+    row = quotient;
+  }
+  if (grid.rank > 1) index[0] = row;
+}
+
+/// Whether the rows of the block follow each other in memory as one run of rows * lanes elements.
+static bool isOneRun(const Grid& grid, const int64_t* index, const int64_t* strides, const Block& block) {
+  if (block.rows == 1) return true;
+  const int inner = grid.rank - 2;
+  return index[inner] + block.rows <= grid.extents[inner] && strides[inner] == block.lanes * strides[inner + 1];
+}
+
+static uint8_t* addressOf(const VmState& state, const Operand& operand, int64_t offset, int64_t byteLength) {
+  return static_cast<uint8_t*>(state.bases[operand.ref.binding]) + operand.ref.byteOffset + offset * byteLength;
+}
+
+static int64_t elementByteLength(DType dtype) {
+  if (dtype == DType::float16 || dtype == DType::bfloat16) return 2;
+  return dtype == DType::float32 || dtype == DType::int32 || dtype == DType::uint32 ? 4 : 1;
+}
+
+static void loadView(const VmState& state, const Operand& load, const Block& block, const int64_t* index) {
+  const Grid& grid = state.vm->grid;
+  const int64_t byteLength = elementByteLength(load.dtype);
+  const int64_t laneStride = load.strides[grid.rank - 1];
+  float* target = state.registers + load.reg * kBlockLanes;
+  RowWalk walk = startWalk(grid, index, load.strides, block.lane);
+  if (isOneRun(grid, index, load.strides, block)) {
+    return loadLanes(load.dtype, addressOf(state, load, walk.offset, byteLength), laneStride, target,
+                     block.rows * block.lanes);
+  }
+  for (int row = 0; row < block.rows; ++row) {
+    loadLanes(load.dtype, addressOf(state, load, walk.offset, byteLength), laneStride, target, block.lanes);
+    target += block.lanes;
+    nextRow(grid, load.strides, &walk);
+  }
+}
+
+static void storeView(const VmState& state, const Operand& store, const Block& block, const int64_t* index) {
+  const Grid& grid = state.vm->grid;
+  const int64_t byteLength = elementByteLength(store.dtype);
+  const int64_t laneStride = store.strides[grid.rank - 1];
+  const bool firstOnly = laneStride == 0;
+  if (firstOnly && block.lane > 0) return;
+  const float* source = state.registers + store.reg * kBlockLanes;
+  RowWalk walk = startWalk(grid, index, store.strides, block.lane);
+  if (!firstOnly && isOneRun(grid, index, store.strides, block)) {
+    return storeLanes(store.dtype, source, addressOf(state, store, walk.offset, byteLength), laneStride,
+                      block.rows * block.lanes);
+  }
+  for (int row = 0; row < block.rows; ++row) {
+    storeLanes(store.dtype, source, addressOf(state, store, walk.offset, byteLength), laneStride,
+               firstOnly ? 1 : block.lanes);
+    source += block.lanes;
+    nextRow(grid, store.strides, &walk);
+  }
+}
+
+// Row buffers may hold int32 lanes: they are copied as bytes, never as float values.
+
+static void loadRowBuffer(const VmState& state, const Operand& load, const Block& block) {
+  const RowBuffer& buffer = state.buffers[load.rowBuffer];
+  float* target = state.registers + load.reg * kBlockLanes;
+  for (int row = 0; row < block.rows; ++row, target += block.lanes) {
+    const float* source = buffer.data + (block.bufferRow + row) * buffer.rowStride;
+    if (buffer.perRow) {
+      loadLanes(DType::float32, source, 0, target, block.lanes);
+    } else {
+      __builtin_memcpy(target, source + block.bufferLane, static_cast<size_t>(block.lanes) * sizeof(float));
+    }
+  }
+}
+
+static void storeRowBuffer(const VmState& state, const Operand& store, const Block& block) {
+  const RowBuffer& buffer = state.buffers[store.rowBuffer];
+  if (buffer.data == nullptr || (buffer.perRow && block.bufferLane > 0)) return;
+  const float* source = state.registers + store.reg * kBlockLanes;
+  for (int row = 0; row < block.rows; ++row, source += block.lanes) {
+    float* target = buffer.data + (block.bufferRow + row) * buffer.rowStride + block.bufferLane;
+    __builtin_memcpy(target, source, (buffer.perRow ? 1 : static_cast<size_t>(block.lanes)) * sizeof(float));
+  }
+}
+
+/// Fills the lanes of `random` for one block.
+static void drawBlock(const VmState& state, const Instruction& instruction, const Block& block, const int64_t* index) {
+  const Grid& grid = state.vm->grid;
+  const void* key = addressOf(state, state.vm->loads[instruction.a], 0, 4);
+  float* target = state.registers + instruction.dst * kBlockLanes;
+  const int64_t laneStride = grid.positionStrides[grid.rank - 1];
+  RowWalk walk = startWalk(grid, index, grid.positionStrides, block.lane);
+  if (isOneRun(grid, index, grid.positionStrides, block)) {
+    return drawUniform(key, instruction.imm, walk.offset, laneStride, target, block.rows * block.lanes);
+  }
+  for (int row = 0; row < block.rows; ++row, target += block.lanes) {
+    drawUniform(key, instruction.imm, walk.offset, laneStride, target, block.lanes);
+    nextRow(grid, grid.positionStrides, &walk);
+  }
+}
+
+void beginVm(VmState* state, const Vm& vm, void* const* bases, void* registers) {
+  state->vm = &vm;
+  state->bases = bases;
+  state->registers = static_cast<float*>(registers);
+  for (int i = 0; i < vm.invariantLoads; ++i) {
+    const Operand& load = vm.loads[i];
+    loadLanes(load.dtype, addressOf(*state, load, 0, 1), 0, state->registers + load.reg * kBlockLanes, kBlockLanes);
+  }
+  for (int i = 0; i < vm.invariantInstructions; ++i) execute(vm.instructions[i], state->registers, kBlockLanes);
+}
+
+void runBlock(const VmState& state, const Block& block) {
+  const Vm& vm = *state.vm;
+  int64_t index[kMaxRank] = {};
+  indexOfRow(vm.grid, block.row, index);
+  for (int i = vm.invariantLoads; i < vm.loadCount; ++i) {
+    const Operand& load = vm.loads[i];
+    if (load.lookupOnly) continue;
+    if (load.rowBuffer >= 0) loadRowBuffer(state, load, block);
+    else loadView(state, load, block, index);
+  }
+  const int padded = (block.rows * block.lanes + 15) & ~15;
+  for (int i = vm.invariantInstructions; i < vm.instructionCount; ++i) {
+    const Instruction& instruction = vm.instructions[i];
+    if (instruction.opcode == Opcode::random) drawBlock(state, instruction, block, index);
+    else execute(instruction, state.registers, padded);
+  }
+  for (int i = 0; i < vm.storeCount; ++i) {
+    const Operand& store = vm.stores[i];
+    if (store.rowBuffer >= 0) storeRowBuffer(state, store, block);
+    else storeView(state, store, block, index);
+  }
+}
+
+}  // namespace BINADE_ISA
+}  // namespace binade

@@ -1,0 +1,243 @@
+// Checks gemm against a float64 loop: sizes, layouts, dtypes, batches, special values, and bits for any worker count.
+//
+// bfloat16 subnormals are not among the inputs: vdpbf16ps, which the avx512bf16 kernels use, takes them as zeros.
+#include "kernels/gemm.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "kernels/convert.h"
+
+using namespace binade;
+using namespace binade::BINADE_ISA;
+
+namespace {
+
+int failures = 0;
+
+struct Kind {
+  DType storage, format;
+};
+
+struct Case {
+  int64_t batch, m, n, k;
+  char aLayout, bLayout;  // 'N' row-major, 'T' transposed, 'G' gaps in both directions
+  Kind a, b;
+  bool shareB;  // every product uses the first B
+};
+
+const char* nameOf(DType dtype) {
+  switch (dtype) {
+    case DType::float32: return "float32";
+    case DType::float16: return "float16";
+    case DType::bfloat16: return "bfloat16";
+    default: return "float8";
+  }
+}
+
+void report(const Case& c, const char* what, int64_t index, double got, double wanted) {
+  if (++failures > 20) return;
+  std::printf("%s: batch %ld, %ld x %ld x %ld, layout %c%c, a %s as %s, b %s as %s, at %ld: got %.9g, expected %.9g\n",
+              what, (long)c.batch, (long)c.m, (long)c.n, (long)c.k, c.aLayout, c.bLayout, nameOf(c.a.storage),
+              nameOf(c.a.format), nameOf(c.b.storage), nameOf(c.b.format), (long)index, got, wanted);
+}
+
+uint32_t randomState = 1;
+
+/// A value of either sign in [2^-6, 4): no subnormals in any format, no overflow in any sum.
+float randomValue() {
+  randomState = randomState * 1664525u + 1013904223u;
+  const float fraction = 1.0f + static_cast<float>(randomState >> 9) * 0x1p-23f;
+  const int exponent = static_cast<int>((randomState >> 5) & 7u) - 6;
+  return std::ldexp((randomState & 16u) != 0 ? fraction : -fraction, exponent);
+}
+
+int64_t elementSize(DType dtype) { return dtype == DType::float32 ? 4 : dtype >= DType::float8_e4m3fn ? 1 : 2; }
+
+/// A (batch, rows, columns) operand in memory whose gaps and surroundings hold NaN, with its exact values beside it.
+struct Stored {
+  std::vector<char> bytes;
+  std::vector<double> values;
+  std::vector<int64_t> offsets;
+  MatrixView view;
+};
+
+void setElement(Stored& stored, const Kind& kind, int64_t at, int64_t index, float value) {
+  narrowArray(kind.storage, &value, stored.bytes.data() + at * elementSize(kind.storage), 1);
+  widenArray(kind.storage, stored.bytes.data() + at * elementSize(kind.storage), &value, 1);
+  roundArray(kind.format, &value, 1);
+  stored.values[static_cast<size_t>(index)] = static_cast<double>(value);
+}
+
+Stored makeStored(int64_t batch, int64_t rows, int64_t columns, char layout, const Kind& kind, bool share) {
+  Stored stored;
+  const int64_t rowStride = layout == 'N' ? columns : layout == 'T' ? 1 : 2 * columns + 3;
+  const int64_t columnStride = layout == 'N' ? 1 : layout == 'T' ? rows : 2;
+  const int64_t margin = 5;
+  const int64_t span = (layout == 'G' ? rows * (2 * columns + 3) : rows * columns) + 3;
+  stored.bytes.resize(static_cast<size_t>((2 * margin + batch * span) * elementSize(kind.storage)));
+  for (int64_t i = 0; i < 2 * margin + batch * span; ++i) {
+    const float nan = NAN;
+    narrowArray(kind.storage, &nan, stored.bytes.data() + i * elementSize(kind.storage), 1);
+  }
+  stored.values.resize(static_cast<size_t>(batch * rows * columns));
+  for (int64_t p = 0; p < batch; ++p) {
+    const int64_t offset = share ? 0 : p * span;
+    stored.offsets.push_back(offset);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) {
+        const int64_t index = (p * rows + i) * columns + j;
+        setElement(stored, kind, margin + offset + i * rowStride + j * columnStride, index,
+                   share && p > 0 ? static_cast<float>(stored.values[static_cast<size_t>(i * columns + j)])
+                                  : randomValue());
+      }
+  }
+  stored.view = MatrixView{stored.bytes.data() + margin * elementSize(kind.storage), kind.storage, kind.format,
+                           rowStride, columnStride};
+  return stored;
+}
+
+struct Result {
+  int64_t m, n;
+  std::vector<float> c;
+  std::vector<int> writes;
+};
+
+void receive(void* context, int64_t batch, int64_t row, int64_t column, int64_t rows, int64_t columns,
+             const float* tile, int64_t stride, int) {
+  Result& result = *static_cast<Result*>(context);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      const auto at = static_cast<size_t>((batch * result.m + row + i) * result.n + column + j);
+      result.c[at] = tile[i * stride + j];
+      ++result.writes[at];
+    }
+}
+
+Result multiply(Pool* pool, const Case& c, const Stored& a, const Stored& b) {
+  const auto length = static_cast<size_t>(c.batch * c.m * c.n);
+  Result result{c.m, c.n, std::vector<float>(length, -77.0f), std::vector<int>(length, 0)};
+  const GemmProblem problem{c.batch, c.m, c.n, c.k, a.view, b.view, a.offsets.data(), b.offsets.data()};
+  gemm(pool, problem, TileSink{receive, &result});
+  return result;
+}
+
+/// Compares with float64 sums; the bound is what k roundings of float32 sums can add up to.
+void compare(const Case& c, const Stored& a, const Stored& b, const Result& result) {
+  std::vector<double> sums(static_cast<size_t>(c.n)), sizes(static_cast<size_t>(c.n));
+  for (int64_t row = 0; row < c.batch * c.m; ++row) {
+    for (int64_t j = 0; j < c.n; ++j) sums[static_cast<size_t>(j)] = sizes[static_cast<size_t>(j)] = 0;
+    for (int64_t p = 0; p < c.k; ++p) {
+      const double left = a.values[static_cast<size_t>(row * c.k + p)];
+      const double* right = b.values.data() + (row / c.m * c.k + p) * c.n;
+      for (int64_t j = 0; j < c.n; ++j) {
+        sums[static_cast<size_t>(j)] += left * right[j];
+        sizes[static_cast<size_t>(j)] += std::fabs(left * right[j]);
+      }
+    }
+    for (int64_t j = 0; j < c.n; ++j) {
+      const auto at = static_cast<size_t>(row * c.n + j);
+      const double got = static_cast<double>(result.c[at]), wanted = sums[static_cast<size_t>(j)];
+      const double bound = static_cast<double>(c.k + 1) * 0x1p-24 * sizes[static_cast<size_t>(j)];
+      if (result.writes[at] != 1) report(c, "written times", static_cast<int64_t>(at), result.writes[at], 1);
+      if (!(std::fabs(got - wanted) <= bound)) report(c, "value", static_cast<int64_t>(at), got, wanted);
+    }
+  }
+}
+
+void check(Pool* const (&pools)[4], const Case& c, int poolsCompared) {
+  const Stored a = makeStored(c.batch, c.m, c.k, c.aLayout, c.a, false);
+  const Stored b = makeStored(c.batch, c.k, c.n, c.bLayout, c.b, c.shareB);
+  const Result first = multiply(pools[0], c, a, b);
+  compare(c, a, b, first);
+  for (int i = 1; i < poolsCompared; ++i) {
+    const Result again = multiply(pools[i], c, a, b);
+    for (size_t at = 0; at < first.c.size(); ++at) {
+      if (again.writes[at] != 1) report(c, "written times by a larger pool", (long)at, again.writes[at], 1);
+      if (std::memcmp(&again.c[at], &first.c[at], 4) != 0)
+        report(c, "bits of a larger pool", (long)at, static_cast<double>(again.c[at]), static_cast<double>(first.c[at]));
+    }
+  }
+}
+
+constexpr DType f32 = DType::float32, f16 = DType::float16, bf16 = DType::bfloat16;
+constexpr DType e4m3 = DType::float8_e4m3fn, e5m2 = DType::float8_e5m2;
+
+const Kind kinds[][2] = {
+    {{f32, f32}, {f32, f32}},    {{bf16, bf16}, {bf16, bf16}}, {{f16, f16}, {f16, f16}},
+    {{f32, bf16}, {f32, bf16}},  {{f32, f16}, {f32, f16}},     {{bf16, bf16}, {f32, bf16}},
+    {{f32, f32}, {bf16, bf16}},  {{f16, bf16}, {bf16, bf16}},  {{bf16, f16}, {f16, f32}},
+    {{e4m3, e4m3}, {e5m2, e5m2}}, {{f32, e4m3}, {bf16, e5m2}},
+};
+const char* const layouts[] = {"NN", "NT", "TN", "TT", "GN", "TG", "GG"};
+
+void checkSizes(Pool* const (&pools)[4]) {
+  std::vector<int64_t> sizes;
+  for (int64_t s = 1; s <= 40; ++s) sizes.push_back(s);
+  for (const int64_t s : {63, 64, 65, 66, 127, 128, 129, 130}) sizes.push_back(s);
+  const size_t count = sizes.size();
+  int turn = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t s = sizes[i];
+    const int64_t triples[][3] = {{s, sizes[(i * 7 + 3) % count], sizes[(i * 13 + 5) % count]},
+                                  {sizes[(i * 11 + 1) % count], s, sizes[(i * 5 + 2) % count]},
+                                  {s, 1, s}, {1, s, 1}, {1, 1, s}, {s, s, 3}};
+    for (const auto& t : triples)
+      for (const char* layout : layouts)
+        for (const auto& kind : kinds)
+          check(pools, Case{1, t[0], t[1], t[2], layout[0], layout[1], kind[0], kind[1], false}, ++turn % 37 == 0 ? 4 : 1);
+  }
+}
+
+/// Shapes that take each route: team, several depth blocks, split k, whole products per task, groups of tiny products.
+void checkRoutes(Pool* const (&pools)[4]) {
+  const int64_t shapes[][4] = {{1, 64, 64, 4096}, {1, 40, 70, 3001}, {1, 300, 530, 797}, {1, 500, 33, 129},
+                               {3, 70, 90, 110},  {20, 65, 40, 67},  {300, 4, 5, 6},     {5, 2, 3, 0},
+                               {1, 113, 257, 64}, {2, 13, 31, 1600}, {1, 1, 700, 900},   {1, 900, 1, 700}};
+  int turn = 0;
+  for (const auto& s : shapes)
+    for (const char* layout : {"NN", "NT", "TN", "TT"}) {
+      const auto& kind = kinds[turn++ % 4];
+      for (const auto& used : {kinds[0], kinds[1], kind})
+        check(pools, Case{s[0], s[1], s[2], s[3], layout[0], layout[1], used[0], used[1], turn % 2 == 0}, 4);
+    }
+  for (const auto& s : {Case{1, 0, 5, 5, 'N', 'N', {f32, f32}, {f32, f32}, false},
+                        Case{1, 5, 0, 5, 'N', 'N', {f32, f32}, {f32, f32}, false},
+                        Case{0, 5, 5, 5, 'N', 'N', {f32, f32}, {f32, f32}, false}})
+    check(pools, s, 4);
+}
+
+/// An infinity or NaN in one row of A reaches that row and, through panel padding, nothing else.
+void checkSpecials(Pool* const (&pools)[4]) {
+  for (const auto& kind : {kinds[0], kinds[1], kinds[2]})
+    for (const float special : {INFINITY, -INFINITY, NAN})
+      for (const char* layout : {"NN", "TT"}) {
+        const Case c{1, 17, 35, 33, layout[0], layout[1], kind[0], kind[1], false};
+        Stored a = makeStored(1, c.m, c.k, c.aLayout, c.a, false);
+        const Stored b = makeStored(1, c.k, c.n, c.bLayout, c.b, false);
+        const int64_t row = 15, depth = 32;
+        setElement(a, c.a, 5 + row * a.view.rowStride + depth * a.view.columnStride, row * c.k + depth, special);
+        const Result result = multiply(pools[1], c, a, b);
+        for (int64_t at = 0; at < c.m * c.n; ++at) {
+          const double got = static_cast<double>(result.c[static_cast<size_t>(at)]);
+          const double factor = b.values[static_cast<size_t>(depth * c.n + at % c.n)];
+          const double wanted = static_cast<double>(special) * factor;
+          const bool same = std::isnan(wanted) ? std::isnan(got) : got == wanted;
+          if (at / c.n == row ? !same : !std::isfinite(got)) report(c, "special value", at, got, wanted);
+        }
+      }
+}
+
+}  // namespace
+
+int main() {
+  Pool* const pools[4] = {createPool(1), createPool(2), createPool(3), createPool(8)};
+  checkSizes(pools);
+  checkRoutes(pools);
+  checkSpecials(pools);
+  for (Pool* pool : pools) destroyPool(pool);
+  if (failures > 0) std::printf("gemm_test: %d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,76 @@
+/** The reverse walk: asks every row for the cotangents of its operands, and adds them where uses meet. */
+import { BinadeError } from "../errors.ts";
+import { isFloat } from "../formats/table.ts";
+import { build, describe, type Node } from "../ir/graph.ts";
+import { topological } from "../ir/walk.ts";
+import { showShape } from "../ops/shape.ts";
+import { cotangentDType, fanIn } from "./cotangent.ts";
+
+/**
+ * Gradients of a scalar with respect to `targets`, as graph nodes: the shape and dtype of each target.
+ * A target that the scalar does not depend on has no entry.
+ */
+export function gradients(scalar: Node, targets: readonly Node[]): ReadonlyMap<Node, Node> {
+  if (scalar.shape.length !== 0 || !isFloat(scalar.dtype)) {
+    throw new BinadeError("autodiff.notDifferentiable", `gradients: expected a floating scalar, got ${scalar.dtype} ${showShape(scalar.shape)}; reduce it first, for instance loss.mean()`);
+  }
+  const whole = targets.find((t) => !isFloat(t.dtype));
+  if (whole !== undefined) {
+    throw new BinadeError("autodiff.notDifferentiable", `gradients: ${describe(whole)} holds integers, which have no gradient; pass floating tensors`);
+  }
+  return pull(new Map([[scalar, build.constant(1, [], scalar.dtype)]]), targets);
+}
+
+/** Pulls the cotangents `seeds` back to `targets`. */
+function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[]): ReadonlyMap<Node, Node> {
+  const nodes = dependents(topological([...seeds.keys()]), targets);
+  const contributions = new Map<Node, Node[]>();
+  for (const [node, g] of seeds) contributions.set(node, [g]);
+  const result = new Map<Node, Node>();
+  const isTarget = new Set(targets);
+  for (const node of [...nodes].reverse()) {
+    const uses = contributions.get(node);
+    if (uses === undefined) continue;
+    const g = fanIn(uses, cotangentDType(node));
+    if (isTarget.has(node)) result.set(node, build.cast(g, node.dtype));
+    spread(node, g, nodes, contributions);
+  }
+  return result;
+}
+
+/** The nodes, oldest first, through which a target reaches the seeds. */
+function dependents(nodes: readonly Node[], targets: readonly Node[]): ReadonlySet<Node> {
+  const active = new Set<Node>();
+  const wanted = new Set(targets);
+  for (const node of nodes) {
+    if (wanted.has(node) || (node.op.vjp !== "none" && node.inputs.some((n) => active.has(n)))) active.add(node);
+  }
+  return active;
+}
+
+function spread(node: Node, g: Node, active: ReadonlySet<Node>, contributions: Map<Node, Node[]>): void {
+  if (!node.inputs.some((n) => active.has(n))) return;
+  const cotangents = operandCotangents(node, g, active);
+  // One entry per operand: an operand read twice by one node contributes twice.
+  node.inputs.forEach((input, i) => {
+    const cotangent = active.has(input) ? cotangents[i]?.() : undefined;
+    if (cotangent === undefined) return;
+    const list = contributions.get(input);
+    if (list === undefined) contributions.set(input, [cotangent]);
+    else list.push(cotangent);
+  });
+}
+
+function operandCotangents(node: Node, g: Node, active: ReadonlySet<Node>): readonly ((() => Node) | null | undefined)[] {
+  const { op, inputs, attributes } = node;
+  if (op.vjp === "none") return [];
+  if (op.vjp !== "decompose") return op.vjp({ b: build, g, out: node, ins: inputs, attributes, wanted: inputs.map(cotangentDType) });
+  if (op.kind !== "composite") throw new BinadeError("internal", `internal: ${op.name} has neither a gradient nor a decomposition`);
+  const distinct = [...new Set(inputs)].filter((n) => active.has(n));
+  const through = pull(new Map([[op.decompose(build, inputs, attributes), g]]), distinct);
+  // The pulled cotangent of an operand already covers all its positions: it is handed over once.
+  return inputs.map((input, i) => {
+    const cotangent = through.get(input);
+    return cotangent === undefined || inputs.indexOf(input) !== i ? null : () => cotangent;
+  });
+}

@@ -1,0 +1,268 @@
+/** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
+import type { Node } from "../ir/graph.ts";
+import { reshapeView, sameShape, type Shape, sizeOf } from "../ops/shape.ts";
+import { inlined, isCopy, sourceOf } from "./inline.ts";
+import { type KernelKind, type Request } from "./program.ts";
+
+/** Nodes that one kernel computes. `domain` is what its pointwise part runs over: for a core with an epilogue, the core's result. */
+export interface Group {
+  readonly kind: KernelKind;
+  readonly cores: readonly Node[];
+  readonly prologue: ReadonlySet<Node>;
+  readonly epilogue: ReadonlySet<Node>;
+}
+
+/** The partition of a graph into kernels. */
+export interface Partition {
+  readonly groups: readonly Group[];
+  readonly inline: ReadonlySet<Node>;
+}
+
+class Cluster {
+  kind: KernelKind;
+  cores: Node[];
+  prologue = new Set<Node>();
+  epilogue = new Set<Node>();
+
+  constructor(kind: KernelKind, node: Node) {
+    this.kind = kind;
+    this.cores = kind === "pointwise" ? [] : [node];
+    if (kind === "pointwise") this.epilogue.add(node);
+  }
+
+  *members(): IterableIterator<Node> {
+    yield* this.prologue;
+    yield* this.cores;
+    yield* this.epilogue;
+  }
+}
+
+const kindOf = (node: Node): KernelKind => {
+  const { op } = node;
+  switch (op.kind) {
+    case "source":
+    case "pointwise":
+      return "pointwise";
+    case "movement":
+    case "placement":
+      return "placement";
+    case "reduce":
+      return "reduce";
+    case "contraction":
+      return "contraction";
+    case "index":
+      return "index";
+    case "composite":
+      return op.native?.family ?? "row";
+  }
+};
+
+/** Kernels whose result passes through an expression before it is stored. */
+const HAS_EPILOGUE: ReadonlySet<KernelKind> = new Set(["pointwise", "reduce", "row", "contraction"]);
+/** Kernels whose operands pass through expressions after they are loaded. */
+const HAS_PROLOGUE: ReadonlySet<KernelKind> = new Set(["reduce", "row"]);
+
+/** Partitions what `request` needs (`nodes`, oldest first) into kernels. */
+export function partition(nodes: readonly Node[], request: Request, fuse: boolean): Partition {
+  const required = requiredNodes(request);
+  const inline = inlined(nodes, required, fuse);
+  const computed = nodes.filter((n) => !inline.has(n) && (n.op.kind === "movement" ? isCopy(n) : !isInput(n)));
+  const fusion = new Fusion(inline, computed);
+  if (fuse) for (const node of computed) fusion.absorb(node);
+  if (fuse) fusion.joinSiblings();
+  return { groups: fusion.groups(), inline };
+}
+
+export const isInput = (node: Node): boolean => node.op.kind === "source" && node.op.source === "input";
+
+function requiredNodes(request: Request): ReadonlySet<Node> {
+  return new Set([...request.outputs, ...request.assignments.values()].map((n) => sourceOf(n).base));
+}
+
+class Fusion {
+  readonly #inline: ReadonlySet<Node>;
+  readonly #clusterOf = new Map<Node, Cluster>();
+  readonly #clusters = new Set<Cluster>();
+
+  constructor(inline: ReadonlySet<Node>, computed: readonly Node[]) {
+    this.#inline = inline;
+    for (const node of computed) {
+      const cluster = new Cluster(kindOf(node), node);
+      this.#clusters.add(cluster);
+      this.#clusterOf.set(node, cluster);
+    }
+  }
+
+  groups(): readonly Group[] {
+    return [...this.#clusters];
+  }
+
+  /** Stored or clustered values that `node` reads, seen through inlined expressions. */
+  *#operands(node: Node): IterableIterator<{ readonly base: Node; readonly linear: boolean }> {
+    for (const input of node.inputs) {
+      const source = sourceOf(input);
+      if (this.#inline.has(source.base)) yield* this.#operands(source.base);
+      else if (!isInput(source.base)) yield source;
+    }
+  }
+
+  /** Merges `node`'s cluster with those of its operands, latest first, wherever that is legal. */
+  absorb(node: Node): void {
+    const operands = [...this.#operands(node)].filter((s) => s.linear).sort((a, b) => b.base.id - a.base.id);
+    for (const { base } of operands) {
+      const [producer, consumer] = [this.#clusterOf.get(base), this.#clusterOf.get(node)];
+      if (producer === undefined || consumer === undefined || producer === consumer) continue;
+      if (this.#canAppend(producer, consumer) && !this.#cycles(producer, consumer)) this.#append(producer, consumer);
+      else if (this.#canPrepend(producer, consumer) && !this.#cycles(producer, consumer)) this.#prepend(producer, consumer);
+    }
+  }
+
+  /** The consumer is pointwise, over the producer's result. */
+  #canAppend(producer: Cluster, consumer: Cluster): boolean {
+    if (consumer.kind !== "pointwise" || !HAS_EPILOGUE.has(producer.kind)) return false;
+    const [core] = producer.cores;
+    // A row kernel's epilogue runs over whole rows; a core that yields one value per row has none.
+    if (producer.kind === "row" && core !== undefined && sizeOf(core.shape) !== sizeOf(operandDomain(core))) return false;
+    return this.#fits(domainOf(producer), consumer.epilogue);
+  }
+
+  /** The producer is pointwise, over the consumer core's operand, and only the core reads it there. */
+  #canPrepend(producer: Cluster, consumer: Cluster): boolean {
+    if (producer.kind !== "pointwise" || !HAS_PROLOGUE.has(consumer.kind)) return false;
+    for (const node of consumer.epilogue) for (const { base } of this.#operands(node)) if (producer.epilogue.has(base)) return false;
+    const [core] = consumer.cores;
+    return core !== undefined && this.#fits(operandDomain(core), producer.epilogue);
+  }
+
+  /** Every operand of `nodes` can be walked in `domain`'s order. */
+  #fits(domain: Shape, nodes: Iterable<Node>): boolean {
+    for (const node of nodes) {
+      if (sizeOf(node.shape) !== sizeOf(domain)) return false;
+      if (sameShape(node.shape, domain)) continue;
+      if (!this.#walkable(node, domain)) return false;
+    }
+    return true;
+  }
+
+  #walkable(node: Node, domain: Shape): boolean {
+    return node.inputs.every((input) => {
+      const { base, view } = sourceOf(input);
+      if (this.#inline.has(base)) return base.op.kind === "source" ? base.op.source !== "iota" : this.#walkable(base, domain);
+      return reshapeView(view, domain) !== null;
+    });
+  }
+
+  #append(producer: Cluster, consumer: Cluster): void {
+    for (const node of consumer.epilogue) this.#move(node, producer, producer.epilogue);
+    this.#clusters.delete(consumer);
+  }
+
+  #prepend(producer: Cluster, consumer: Cluster): void {
+    for (const node of producer.epilogue) this.#move(node, consumer, consumer.prologue);
+    this.#clusters.delete(producer);
+  }
+
+  #move(node: Node, to: Cluster, part: Set<Node>): void {
+    part.add(node);
+    this.#clusterOf.set(node, to);
+  }
+
+  /** Whether a path leads from `from` to `to` through another cluster: merging them would make a cycle. */
+  #cycles(from: Cluster, to: Cluster): boolean {
+    const oldest = Math.min(...[...from.members()].map((n) => n.id));
+    const seen = new Set<Cluster>([to]);
+    const stack: Cluster[] = this.#producersOf(to).filter((c) => c !== from);
+    for (let cluster = stack.pop(); cluster !== undefined; cluster = stack.pop()) {
+      if (cluster === from) return true;
+      if (seen.has(cluster)) continue;
+      seen.add(cluster);
+      if (newestOf(cluster) > oldest) stack.push(...this.#producersOf(cluster));
+    }
+    return false;
+  }
+
+  #producersOf(cluster: Cluster): Cluster[] {
+    const found = new Set<Cluster>();
+    for (const node of cluster.members()) {
+      for (const { base } of this.#operands(node)) {
+        const producer = this.#clusterOf.get(base);
+        if (producer !== undefined && producer !== cluster) found.add(producer);
+      }
+    }
+    return [...found];
+  }
+
+  /** Cores that one kernel yields together: results of one native core, and reductions of one operand over the same axes. */
+  joinSiblings(): void {
+    const byKey = new Map<string, Cluster>();
+    for (const cluster of [...this.#clusters]) {
+      const key = siblingKey(cluster);
+      const first = key === null ? undefined : byKey.get(key);
+      if (key === null) continue;
+      if (first === undefined) byKey.set(key, cluster);
+      else if (!this.#reaches(first, cluster) && !this.#reaches(cluster, first)) this.#join(first, cluster);
+    }
+  }
+
+  #join(first: Cluster, second: Cluster): void {
+    for (const core of second.cores) {
+      first.cores.push(core);
+      this.#clusterOf.set(core, first);
+    }
+    for (const node of second.prologue) this.#move(node, first, first.prologue);
+    for (const node of second.epilogue) this.#move(node, first, first.epilogue);
+    this.#clusters.delete(second);
+  }
+
+  #reaches(from: Cluster, to: Cluster): boolean {
+    const oldest = Math.min(...[...from.members()].map((n) => n.id));
+    const seen = new Set<Cluster>();
+    const stack = [to];
+    for (let cluster = stack.pop(); cluster !== undefined; cluster = stack.pop()) {
+      if (cluster === from) return true;
+      if (seen.has(cluster)) continue;
+      seen.add(cluster);
+      if (newestOf(cluster) > oldest) stack.push(...this.#producersOf(cluster));
+    }
+    return false;
+  }
+}
+
+const newestOf = (cluster: Cluster): number => Math.max(...[...cluster.members()].map((n) => n.id));
+
+function domainOf(cluster: Cluster): Shape {
+  const [node] = cluster.cores.length > 0 ? cluster.cores : cluster.epilogue;
+  return node?.shape ?? [];
+}
+
+/** The shape over which a core's operands are evaluated. */
+export function operandDomain(core: Node): Shape {
+  const shapes = core.inputs.map((n) => n.shape);
+  return shapes.reduce((a, b) => (sizeOf(b) > sizeOf(a) ? b : a), []);
+}
+
+/** Equal for clusters that one kernel could serve; null for those that stand alone. */
+function siblingKey({ kind, cores }: Cluster): string | null {
+  const [core] = cores;
+  if (core === undefined) return null;
+  const { op, inputs, attributes } = core;
+  const operands = inputs.map((n) => n.id).join(",");
+  if (op.kind === "composite" && op.native !== undefined) {
+    const parameters = op.native.parameters?.(attributes).join(",") ?? "";
+    return `${op.native.family}:${op.native.core}(${operands})${parameters}`;
+  }
+  if (kind !== "reduce" || !Array.isArray(attributes.axes)) return null;
+  const [x] = inputs;
+  return x === undefined ? null : `reduce[${attributes.axes.join(",")}](${sharedOperand(x)})`;
+}
+
+/** The largest stored value that a reduction's operand is computed from: reductions over one memory stream share a pass. */
+function sharedOperand(x: Node): string {
+  let node = sourceOf(x).base;
+  while (node.op.kind === "pointwise") {
+    const [next] = node.inputs.map((n) => sourceOf(n)).filter((s) => s.linear && sizeOf(s.base.shape) === sizeOf(node.shape));
+    if (next === undefined) break;
+    node = next.base;
+  }
+  return `${node.id}:${node.shape.join("x")}`;
+}

@@ -1,0 +1,106 @@
+/** Which nodes are never stored, but recomputed inside every kernel that reads them; and what reads see through movements. */
+import { byteSize } from "../formats/table.ts";
+import type { Node } from "../ir/graph.ts";
+import { contiguousView, isContiguous, sizeOf, type View } from "../ops/shape.ts";
+
+/** A value as its reader sees it: the node that is computed or stored, and the view through the movements in between. */
+export interface Source {
+  readonly base: Node;
+  readonly view: View;
+  /** The reader's element i is the base's element i, in row-major order. */
+  readonly linear: boolean;
+}
+
+const sources = new WeakMap<Node, Source>();
+
+/** Follows movements down to the node whose elements are read. A movement that no strides express is a copy: it ends the walk. */
+export function sourceOf(node: Node): Source {
+  const known = sources.get(node);
+  if (known !== undefined) return known;
+  const source = trace(node);
+  sources.set(node, source);
+  return source;
+}
+
+function trace(node: Node): Source {
+  const [x] = node.inputs;
+  if (node.op.kind !== "movement" || x === undefined) return itself(node);
+  const below = sourceOf(x);
+  const view = node.op.view(below.view, node.shape, node.attributes);
+  if (view === null) return itself(node);
+  const linear = isContiguous(view) && view.offset === 0 && sizeOf(view.shape) === sizeOf(below.base.shape);
+  return { base: below.base, view, linear };
+}
+
+const itself = (node: Node): Source => ({ base: node, view: contiguousView(node.shape), linear: true });
+
+const CHEAP_CHAIN = 4;
+
+/** Nodes that every reader recomputes: literals, random numbers, and cheap expressions whose operands cost no more memory than they do. */
+export function inlined(nodes: readonly Node[], required: ReadonlySet<Node>, fuse: boolean): ReadonlySet<Node> {
+  const readers = readersOf(nodes);
+  const result = new Map<Node, number>();
+  for (const node of nodes) {
+    const length = chainLength(node, result, readers, required, fuse);
+    if (length !== null) result.set(node, length);
+  }
+  return new Set(result.keys());
+}
+
+interface Reader {
+  readonly node: Node;
+  /** Read as it is, element for element. */
+  readonly direct: boolean;
+}
+
+export function readersOf(nodes: readonly Node[]): ReadonlyMap<Node, readonly Reader[]> {
+  const readers = new Map<Node, Reader[]>();
+  for (const node of nodes) {
+    if (node.op.kind === "movement" && !isCopy(node)) continue;
+    for (const input of node.inputs) {
+      const { base } = sourceOf(input);
+      const list = readers.get(base) ?? [];
+      list.push({ node, direct: base === input });
+      readers.set(base, list);
+    }
+  }
+  return readers;
+}
+
+/** A movement that strides cannot express from its operand's stored elements: a kernel of its own. */
+export const isCopy = (node: Node): boolean => node.op.kind === "movement" && sourceOf(node).base === node;
+
+function chainLength(node: Node, known: ReadonlyMap<Node, number>, readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>, fuse: boolean): number | null {
+  if (required.has(node)) return null;
+  const uses = readers.get(node) ?? [];
+  const { op } = node;
+  if (op.kind === "source" && op.source === "constant") return uses.every((use) => absorbsAny(use.node)) ? 0 : null;
+  const generated = op.kind === "source" && op.source !== "input";
+  const cheap = op.kind === "pointwise" && op.cheap;
+  if (!fuse || (!generated && !cheap)) return null;
+  const converts = op.kind === "pointwise" && op.converts === true;
+  if (!uses.every((use) => use.direct && (absorbsAny(use.node) || (converts && use.node.op.kind === "contraction")))) return null;
+  if (generated) return 1;
+  if (uses.length < 2 && !uses.some((use) => use.node.op.kind === "contraction")) return null;
+  const operands = [...new Set(node.inputs)];
+  const length = 1 + operands.reduce((sum, n) => sum + (known.get(n) ?? 0), 0);
+  const readsStored = uses.some((use) => use.node.op.kind === "contraction") ? operands.every((n) => !known.has(n)) : true;
+  return length <= CHEAP_CHAIN && readsStored && operandBytes(operands, known) <= bytesOf(node) ? length : null;
+}
+
+/** Kernels that evaluate expressions on what they load; the others read stored elements. */
+const absorbsAny = (node: Node): boolean => {
+  const { kind } = node.op;
+  return kind === "pointwise" || kind === "reduce" || (kind === "composite" && node.op.native?.family === "row");
+};
+
+const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
+
+/** Bytes kept alive for the sake of recomputing; leaves are alive anyway. */
+function operandBytes(operands: readonly Node[], known: ReadonlyMap<Node, number>): number {
+  return operands.reduce((sum, n) => {
+    const { base } = sourceOf(n);
+    if (base.op.kind === "source") return sum;
+    return sum + (known.has(base) ? operandBytes([...new Set(base.inputs)], known) : bytesOf(base));
+  }, 0);
+}

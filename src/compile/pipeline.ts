@@ -1,0 +1,196 @@
+/** Graph → program: the passes in order. Read this file first. */
+import { invariant } from "../errors.ts";
+import { byteSize } from "../formats/table.ts";
+import { build, describe, type Node } from "../ir/graph.ts";
+import { verify } from "../ir/verify.ts";
+import { topological } from "../ir/walk.ts";
+import { contiguousView, sizeOf } from "../ops/shape.ts";
+import { type Group, isInput, type Partition, partition } from "./fuse.ts";
+import { sourceOf } from "./inline.ts";
+import { planOffsets } from "./memory.ts";
+import type { Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
+import { readsOf, type Schedule, schedule } from "./schedule.ts";
+import { decompose, simplify } from "./simplify.ts";
+
+/** Compiles a request for a backend of these capabilities. Leaves keep their identity: they are the program's inputs. */
+export function compileProgram(request: Request, capabilities: Capabilities): Program {
+  const simple = simplify(decompose(request, capabilities));
+  const roots = [...simple.outputs, ...simple.assignments.values()];
+  verify(roots);
+  const nodes = topological(roots);
+  const parts = partition(nodes, simple, capabilities.fuse);
+  const plan = schedule(parts, simple);
+  return new Assembly(nodes, simple, parts, plan).program();
+}
+
+type StorageSlot = { arena: number } | { binding: number };
+
+/** Gives every stored node a buffer, and every kernel its operands. */
+class Assembly {
+  readonly #request: Request;
+  readonly #parts: Partition;
+  readonly #plan: Schedule;
+  readonly #bindings: { role: Binding["role"]; node: Node }[] = [];
+  readonly #slots = new Map<Node, StorageSlot>();
+  readonly #lifetimes: { from: number; to: number; byteLength: number }[] = [];
+  readonly #copies: { value: Node; slot: StorageSlot; commits: boolean; staged: boolean }[] = [];
+
+  constructor(nodes: readonly Node[], request: Request, parts: Partition, plan: Schedule) {
+    this.#request = request;
+    this.#parts = parts;
+    this.#plan = plan;
+    for (const node of nodes) if (isInput(node)) this.#slots.set(node, { binding: this.#bind("input", node) });
+    for (const variable of request.assignments.keys()) {
+      if (!this.#slots.has(variable)) this.#slots.set(variable, { binding: this.#bind("input", variable) });
+    }
+  }
+
+  #bind(role: Binding["role"], node: Node): number {
+    this.#bindings.push({ role, node });
+    return this.#bindings.length - 1;
+  }
+
+  program(): Program {
+    for (const [variable, value] of this.#plan.inPlace) this.#slots.set(value, this.#slotOf(variable));
+    const outputs = this.#request.outputs.map((node) => this.#placeOutput(node));
+    for (const [variable, value] of this.#plan.copies) this.#copies.push({ value, slot: this.#slotOf(variable), commits: true, staged: isInput(sourceOf(value).base) });
+    const stored = this.#storedNodes();
+    this.#measure(stored);
+    const { offsets, byteLength } = planOffsets(this.#lifetimes);
+    const buffers = this.#buffers(offsets);
+    const kernels = this.#plan.order.map((group) => this.#kernel(group, stored, buffers));
+    const { before, after } = this.#copyKernels(buffers);
+    const commitFrom = this.#plan.commitFrom;
+    return {
+      kernels: [...kernels.slice(0, commitFrom), ...before, ...kernels.slice(commitFrom), ...after],
+      commitFrom: commitFrom + before.length,
+      arenaByteLength: byteLength,
+      bindings: this.#bindings.map(({ role, node }, index) => ({ role, node, buffer: bufferOf(node, { kind: "binding", index }) })),
+      outputs,
+    };
+  }
+
+  #slotOf(node: Node): StorageSlot {
+    const slot = this.#slots.get(node);
+    invariant(slot !== undefined, () => `${describe(node)} has no storage`);
+    return slot;
+  }
+
+  /** An output is written straight into its binding where its kernel can; a leaf, a view or a variable's new value is copied. */
+  #placeOutput(node: Node): number {
+    const binding = this.#bind("output", node);
+    const source = sourceOf(node);
+    if (source.base === node && !this.#slots.has(node) && !isInput(node)) this.#slots.set(node, { binding });
+    else this.#copies.push({ value: node, slot: { binding }, commits: false, staged: false });
+    return binding;
+  }
+
+  /** Nodes that some other kernel reads, or that are asked for. */
+  #storedNodes(): ReadonlySet<Node> {
+    const stored = new Set<Node>();
+    for (const group of this.#plan.order) for (const node of readsOf(group, this.#parts.inline)) if (!isInput(node)) stored.add(node);
+    for (const { value } of this.#copies) if (!isInput(sourceOf(value).base)) stored.add(sourceOf(value).base);
+    for (const value of this.#plan.inPlace.values()) stored.add(value);
+    for (const node of this.#request.outputs) if (!isInput(sourceOf(node).base)) stored.add(sourceOf(node).base);
+    return stored;
+  }
+
+  #measure(stored: ReadonlySet<Node>): void {
+    const end = this.#plan.order.length;
+    this.#plan.order.forEach((group, at) => {
+      for (const node of membersOf(group)) {
+        if (!stored.has(node) || this.#slots.has(node)) continue;
+        this.#slots.set(node, { arena: this.#lifetimes.length });
+        this.#lifetimes.push({ from: at, to: at, byteLength: bytesOf(node) });
+      }
+      for (const node of readsOf(group, this.#parts.inline)) this.#extend(node, at);
+    });
+    for (const { value } of this.#copies) this.#extend(sourceOf(value).base, end);
+    for (const copy of this.#copies) {
+      if (!copy.staged) continue;
+      // A variable that takes another leaf's old value reads it before anything is overwritten.
+      const slot = { arena: this.#lifetimes.length };
+      this.#lifetimes.push({ from: 0, to: end, byteLength: bytesOf(copy.value) });
+      this.#staging.set(copy.value, slot);
+    }
+  }
+  readonly #staging = new Map<Node, StorageSlot>();
+
+  #extend(node: Node, at: number): void {
+    const slot = this.#slots.get(node);
+    if (slot === undefined || !("arena" in slot)) return;
+    const life = this.#lifetimes[slot.arena];
+    if (life !== undefined) life.to = Math.max(life.to, at);
+  }
+
+  #buffers(offsets: readonly number[]): (node: Node, slot: StorageSlot) => Buffer {
+    return (node, slot) =>
+      bufferOf(node, "binding" in slot ? { kind: "binding", index: slot.binding } : { kind: "arena", byteOffset: offsets[slot.arena] ?? 0 });
+  }
+
+  #kernel(group: Group, stored: ReadonlySet<Node>, buffers: (node: Node, slot: StorageSlot) => Buffer): Kernel {
+    const own = membersOf(group);
+    const inside = new Set(own);
+    const reads = new Map<Node, Operand>();
+    const nodes = new Set<Node>();
+    const visit = (node: Node): void => {
+      if (nodes.has(node)) return;
+      for (const input of node.inputs) {
+        const { base, view } = sourceOf(input);
+        if (this.#parts.inline.has(base)) visit(base);
+        else if (!inside.has(base)) reads.set(input, { buffer: buffers(base, this.#slotOf(base)), view });
+      }
+      nodes.add(node);
+    };
+    for (const node of own) visit(node);
+    const writes = own.filter((n) => stored.has(n)).map((node): Write => ({ node, operand: whole(node, buffers(node, this.#slotOf(node))) }));
+    return { kind: group.kind, nodes: [...nodes].sort((a, b) => a.id - b.id), cores: group.cores, reads, writes };
+  }
+
+  /** Copies of staged leaves (`before` the commit), then copies to outputs and variables. */
+  #copyKernels(buffers: (node: Node, slot: StorageSlot) => Buffer): { before: readonly Kernel[]; after: readonly Kernel[] } {
+    const before: Kernel[] = [];
+    const staged: Kernel[] = [];
+    const outputs: Kernel[] = [];
+    const commits: Kernel[] = [];
+    for (const { value, slot, commits: isCommit, staged: isStaged } of this.#copies) {
+      const { base, view } = sourceOf(value);
+      const from: Operand = { buffer: buffers(base, this.#slotOf(base)), view };
+      const to = whole(value, buffers(value, slot));
+      const stage = isStaged ? this.#staging.get(value) : undefined;
+      if (stage !== undefined) {
+        const middle = whole(value, buffers(value, stage));
+        before.push(copyKernel(value, from, middle));
+        staged.push(copyKernel(value, middle, to));
+      } else if (isCommit) commits.push(copyKernel(value, from, to));
+      else if (isInput(base) && this.#request.assignments.has(base)) before.push(copyKernel(value, from, to));
+      else outputs.push(copyKernel(value, from, to));
+    }
+    return { before, after: [...outputs, ...commits, ...staged] };
+  }
+}
+
+/** A kernel of one cast to the value's own dtype: it reads through `from`'s view and writes row-major. */
+function copyKernel(value: Node, from: Operand, to: Operand): Kernel {
+  const leaf = build.node(COPY, [value]);
+  return { kind: "pointwise", nodes: [leaf], cores: [], reads: new Map([[value, from]]), writes: [{ node: leaf, operand: to }] };
+}
+
+const membersOf = (group: Group): readonly Node[] => [...group.prologue, ...group.cores, ...group.epilogue].sort((a, b) => a.id - b.id);
+const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
+const bufferOf = (node: Node, storage: Buffer["storage"]): Buffer => ({ dtype: node.dtype, elements: sizeOf(node.shape), storage });
+const whole = (node: Node, buffer: Buffer): Operand => ({ buffer, view: contiguousView(node.shape) });
+
+/** Element for element, whatever the dtype. */
+const COPY = {
+  name: "copy",
+  kind: "pointwise",
+  autocast: "as-is",
+  slots: ["x"],
+  value: { k: "slot", name: "x" },
+  ulps: 0,
+  domain: { low: -4, high: 4 },
+  cheap: false,
+  infer: ([x]: readonly Node[]) => ({ shape: x?.shape ?? [], dtype: x?.dtype ?? "float32" }),
+  vjp: "none",
+} as const;

@@ -1,0 +1,80 @@
+/** What a backend receives: kernels in order, over planned buffers. Typed data; nothing here knows which backend will run it. */
+import type { DType } from "../formats/table.ts";
+import type { Node } from "../ir/graph.ts";
+import type { Shape, View } from "../ops/shape.ts";
+
+/** What the compiler may rely on. A backend states it; the compiler never asks who it is. */
+export interface Capabilities {
+  /** dtypes that tensors may have. */
+  readonly dtypes: ReadonlySet<DType>;
+  /** Native cores (`family:core`) that run whole instead of being decomposed. */
+  readonly cores: ReadonlySet<string>;
+  /** Whether several nodes may share a kernel. */
+  readonly fuse: boolean;
+}
+
+/** Where a buffer lives: in the program's arena, or in memory handed over at run time. */
+export type Storage =
+  | { readonly kind: "arena"; readonly byteOffset: number }
+  | { readonly kind: "binding"; readonly index: number };
+
+export interface Buffer {
+  readonly dtype: DType;
+  readonly elements: number;
+  readonly storage: Storage;
+}
+
+/** A strided window on a buffer. */
+export interface Operand {
+  readonly buffer: Buffer;
+  readonly view: View;
+}
+
+export interface Write {
+  readonly node: Node;
+  readonly operand: Operand;
+}
+
+export type KernelKind = "pointwise" | "reduce" | "row" | "contraction" | "placement" | "index" | "attention" | "attentionBackward";
+
+/**
+ * Some nodes evaluated together. `nodes` (oldest first) holds everything computed inside; whatever else they read is in
+ * `reads`, keyed by the node read. `cores` are the nodes that are not pointwise (siblings of one native core, or
+ * reductions over the same axes). Evaluating `nodes` one by one and storing `writes` is the kernel's definition.
+ */
+export interface Kernel {
+  readonly kind: KernelKind;
+  readonly nodes: readonly Node[];
+  readonly cores: readonly Node[];
+  readonly reads: ReadonlyMap<Node, Operand>;
+  readonly writes: readonly Write[];
+}
+
+export type BindingRole = "input" | "output";
+
+export interface Binding {
+  readonly role: BindingRole;
+  /** The leaf that is read (input), or the node that is written (output). */
+  readonly node: Node;
+  readonly buffer: Buffer;
+}
+
+export interface Program {
+  readonly kernels: readonly Kernel[];
+  /** Kernels from here on write variables; a backend runs them only if no kernel before raised a fault. */
+  readonly commitFrom: number;
+  readonly arenaByteLength: number;
+  /** Buffers handed over at run time, in order. A variable that is assigned is an input that kernels also write. */
+  readonly bindings: readonly Binding[];
+  /** Binding index of every requested output, in the order requested. */
+  readonly outputs: readonly number[];
+}
+
+/** What the program computes: values to return, and variables (leaves) to overwrite with new values. */
+export interface Request {
+  readonly outputs: readonly Node[];
+  readonly assignments: ReadonlyMap<Node, Node>;
+}
+
+/** Evaluation shape of a kernel's operands, for messages. */
+export const domainOf = (node: Node): Shape => node.shape;

@@ -1,0 +1,136 @@
+/** The order of kernels, and where variables are overwritten: in place by the kernel that computes the new value, or by a copy at the end. */
+import { BinadeError } from "../errors.ts";
+import type { Node } from "../ir/graph.ts";
+import { sameShape } from "../ops/shape.ts";
+import { type Group, isInput, type Partition } from "./fuse.ts";
+import { sourceOf } from "./inline.ts";
+import type { Request } from "./program.ts";
+
+export interface Schedule {
+  /** Kernels in order; those from `commitFrom` on overwrite variables. */
+  readonly order: readonly Group[];
+  readonly commitFrom: number;
+  /** Variable → the node that its kernel stores directly into it. */
+  readonly inPlace: ReadonlyMap<Node, Node>;
+  /** Variable → value to copy into it after the last kernel. */
+  readonly copies: ReadonlyMap<Node, Node>;
+}
+
+/** What each group reads: stored nodes and leaves, seen through inlined expressions. */
+export function readsOf(group: Group, inline: ReadonlySet<Node>): ReadonlySet<Node> {
+  const own = new Set<Node>([...group.prologue, ...group.cores, ...group.epilogue]);
+  const reads = new Set<Node>();
+  const visit = (node: Node): void => {
+    for (const input of node.inputs) {
+      const { base } = sourceOf(input);
+      if (inline.has(base)) visit(base);
+      else if (!own.has(base)) reads.add(base);
+    }
+  };
+  for (const node of own) visit(node);
+  return reads;
+}
+
+export function schedule({ groups, inline }: Partition, request: Request): Schedule {
+  const owner = new Map<Node, Group>();
+  for (const group of groups) for (const node of membersOf(group)) owner.set(node, group);
+  const reads = new Map(groups.map((group) => [group, readsOf(group, inline)]));
+  const inPlace = new Map<Node, Node>();
+  const copies = new Map<Node, Node>();
+  const taken = new Set<Node>();
+  for (const [variable, value] of request.assignments) {
+    const source = sourceOf(value);
+    const direct = source.base === value && !taken.has(value) && overwritable(owner.get(value), variable, value, inline);
+    if (direct) taken.add(value);
+    (direct ? inPlace : copies).set(variable, value);
+  }
+  for (;;) {
+    const edges = dependencies(groups, reads, owner, inPlace);
+    const writers = new Set([...inPlace.values()].map((value) => owner.get(value)).filter((g): g is Group => g !== undefined));
+    const ordered = order(groups, edges, writers);
+    const demoted = ordered.stuck ?? lateFault(ordered.order, writers);
+    if (demoted === null) return { order: ordered.order, commitFrom: firstOf(ordered.order, writers), inPlace, copies };
+    demote(demoted, inPlace, copies, owner);
+  }
+}
+
+const membersOf = (group: Group): readonly Node[] => [...group.prologue, ...group.cores, ...group.epilogue];
+
+/** The kernel may store the new value where the old one stands: it reads the old value, if at all, element for element. */
+function overwritable(group: Group | undefined, variable: Node, value: Node, inline: ReadonlySet<Node>): boolean {
+  if (group?.kind !== "pointwise" || value.dtype !== variable.dtype || !sameShape(value.shape, variable.shape)) return false;
+  const elementwise = (node: Node): boolean =>
+    node.inputs.every((input) => {
+      const { base, linear } = sourceOf(input);
+      if (inline.has(base)) return elementwise(base);
+      return base !== variable || linear;
+    });
+  return membersOf(group).every(elementwise);
+}
+
+type Edges = ReadonlyMap<Group, ReadonlySet<Group>>;
+
+/** Producers before readers; readers of a variable's old value before its writer. */
+function dependencies(groups: readonly Group[], reads: ReadonlyMap<Group, ReadonlySet<Node>>, owner: ReadonlyMap<Node, Group>, inPlace: ReadonlyMap<Node, Node>): Edges {
+  const before = new Map<Group, Set<Group>>(groups.map((g) => [g, new Set<Group>()]));
+  for (const [group, nodes] of reads) {
+    for (const node of nodes) {
+      const producer = owner.get(node);
+      if (producer !== undefined && producer !== group) before.get(group)?.add(producer);
+      const value = isInput(node) ? inPlace.get(node) : undefined;
+      const writer = value === undefined ? undefined : owner.get(value);
+      if (writer !== undefined && writer !== group) before.get(writer)?.add(group);
+    }
+  }
+  return before;
+}
+
+/** Kahn's algorithm: oldest result first, writers of variables last. `stuck`: a writer on a cycle. */
+function order(groups: readonly Group[], before: Edges, writers: ReadonlySet<Group>): { order: readonly Group[]; stuck: Group | null } {
+  const waiting = new Map<Group, number>(groups.map((g) => [g, before.get(g)?.size ?? 0]));
+  const after = new Map<Group, Group[]>();
+  for (const [group, producers] of before) for (const producer of producers) after.set(producer, [...(after.get(producer) ?? []), group]);
+  const rank = new Map(groups.map((g) => [g, Math.max(...membersOf(g).map((n) => n.id)) + (writers.has(g) ? 1e12 : 0)]));
+  const ready = groups.filter((g) => waiting.get(g) === 0);
+  const result: Group[] = [];
+  while (ready.length > 0) {
+    let at = 0;
+    for (let i = 1; i < ready.length; i++) if ((rank.get(ready[i] as Group) ?? 0) < (rank.get(ready[at] as Group) ?? 0)) at = i;
+    const [group] = ready.splice(at, 1);
+    if (group === undefined) break;
+    result.push(group);
+    for (const next of after.get(group) ?? []) {
+      const left = (waiting.get(next) ?? 0) - 1;
+      waiting.set(next, left);
+      if (left === 0) ready.push(next);
+    }
+  }
+  if (result.length === groups.length) return { order: result, stuck: null };
+  const done = new Set(result);
+  const stuck = groups.find((g) => !done.has(g) && writers.has(g));
+  if (stuck === undefined) throw new BinadeError("internal", "internal: kernels depend on each other in a circle");
+  return { order: result, stuck };
+}
+
+const raisesFaults = (group: Group): boolean =>
+  group.kind === "index" || group.cores.some((n) => n.op.kind === "composite" && n.op.native?.core.startsWith("crossEntropy") === true);
+
+/** A writer that would run before a kernel which may still raise a fault; null if none does. */
+function lateFault(order_: readonly Group[], writers: ReadonlySet<Group>): Group | null {
+  const first = order_.findIndex((g) => writers.has(g));
+  const fault = order_.findLastIndex(raisesFaults);
+  return first >= 0 && fault > first ? (order_[first] ?? null) : null;
+}
+
+function demote(group: Group, inPlace: Map<Node, Node>, copies: Map<Node, Node>, owner: ReadonlyMap<Node, Group>): void {
+  for (const [variable, value] of [...inPlace]) {
+    if (owner.get(value) !== group) continue;
+    inPlace.delete(variable);
+    copies.set(variable, value);
+  }
+}
+
+function firstOf(order_: readonly Group[], writers: ReadonlySet<Group>): number {
+  const first = order_.findIndex((g) => writers.has(g));
+  return first < 0 ? order_.length : first;
+}

@@ -1,0 +1,108 @@
+/** Local rewrites that change no bit of any result, and the decomposition of composites that the backend does not claim. */
+import { FORMATS, isFloat, type DType } from "../formats/table.ts";
+import { build, createNode, type Node } from "../ir/graph.ts";
+import { rewrite } from "../ir/walk.ts";
+import { sameShape } from "../ops/shape.ts";
+import type { Capabilities, Request } from "./program.ts";
+
+/** Claimed composites stay; the rest become simpler rows. */
+export function decompose(request: Request, { cores }: Capabilities): Request {
+  return rewriteRequest(request, (node) => {
+    const { op } = node;
+    if (op.kind !== "composite") return node;
+    const claimed = op.native !== undefined && cores.has(`${op.native.family}:${op.native.core}`) && node.dtype !== "float64";
+    return claimed ? node : op.decompose(build, node.inputs, node.attributes);
+  });
+}
+
+export function simplify(request: Request): Request {
+  return rewriteRequest(request, (node) => RULES.reduce((n, rule) => (n === node ? (rule(n) ?? n) : n), node));
+}
+
+function rewriteRequest(request: Request, rule: (node: Node) => Node): Request {
+  const targets = [...request.assignments];
+  const roots = rewrite([...request.outputs, ...targets.map(([, value]) => value)], rule);
+  const values = roots.slice(request.outputs.length);
+  return {
+    outputs: roots.slice(0, request.outputs.length),
+    assignments: new Map(targets.map(([leaf, value], i) => [leaf, values[i] ?? value])),
+  };
+}
+
+type Rule = (node: Node) => Node | undefined;
+
+const isCast = (node: Node): boolean => node.op.kind === "pointwise" && node.op.converts === true;
+const isLiteral = (node: Node): boolean => node.op.kind === "source" && node.op.source === "constant";
+
+/** Every value of `narrow` is a value of `wide`. */
+const contains = (wide: DType, narrow: DType): boolean => {
+  const [w, n] = [FORMATS[wide], FORMATS[narrow]];
+  return w.kind === "float" && n.kind === "float" && w.mantissaBits >= n.mantissaBits && w.maxFinite >= n.maxFinite && w.minSubnormal <= n.minSubnormal;
+};
+
+/** cast(cast(x, wide), d) = cast(x, d) when the first cast lost nothing. */
+const castOfCast: Rule = (node) => {
+  const [inner] = node.inputs;
+  const x = inner?.inputs[0];
+  if (!isCast(node) || inner === undefined || x === undefined || !isCast(inner)) return undefined;
+  return isFloat(node.dtype) && contains(inner.dtype, x.dtype) ? build.cast(x, node.dtype) : undefined;
+};
+
+/** Views go below casts, so that a kernel reads memory through one view and converts what it loaded. */
+const movementOfCast: Rule = (node) => {
+  const [inner] = node.inputs;
+  const x = inner?.inputs[0];
+  if (node.op.kind !== "movement" || inner === undefined || x === undefined || !isCast(inner)) return undefined;
+  return build.cast(createNode(node.op, [x], node.attributes), node.dtype);
+};
+
+const movementOfLiteral: Rule = (node) => {
+  const [inner] = node.inputs;
+  if (node.op.kind !== "movement" || inner === undefined || !isLiteral(inner)) return undefined;
+  return createNode(inner.op, [], { ...inner.attributes, shape: node.shape });
+};
+
+/** Two movements of the same op whose second states the whole result (reshape of reshape, broadcast of broadcast). */
+const movementOfMovement: Rule = (node) => {
+  const [inner] = node.inputs;
+  const x = inner?.inputs[0];
+  if (node.op.kind !== "movement" || inner === undefined || x === undefined) return undefined;
+  if (sameShape(inner.shape, node.shape) && isIdentity(node)) return inner;
+  const statesShape = Object.keys(node.attributes).join() === "shape";
+  const composable = statesShape && inner.op === node.op;
+  return composable && !sameShape(x.shape, node.shape) ? createNode(node.op, [x], node.attributes) : composable ? x : undefined;
+};
+
+function isIdentity(node: Node): boolean {
+  const { order, starts } = node.attributes;
+  if (Array.isArray(order)) return order.every((axis, i) => axis === i);
+  return starts === undefined || (Array.isArray(starts) && starts.every((s) => s === 0));
+}
+
+/** (A B)ᵀ = Bᵀ Aᵀ, with the same sums in the same order: a weight's gradient is written as the weight lies. */
+const transposeOfProduct: Rule = (node) => {
+  const [product] = node.inputs;
+  const [a, w] = product?.inputs ?? [];
+  if (product?.op.kind !== "contraction" || a === undefined || w === undefined || !swapsLastTwo(node)) return undefined;
+  return createNode(product.op, [build.transpose(w), build.transpose(a)], product.attributes);
+};
+
+function swapsLastTwo(node: Node): boolean {
+  const { order } = node.attributes;
+  const rank = node.shape.length;
+  return node.op.kind === "movement" && Array.isArray(order) && order.every((axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i));
+}
+
+/** x · 1 and x / 1 are x, bit for bit (x + 0 is not: −0 + 0 = 0). */
+const multiplyByOne: Rule = (node) => {
+  const [x, y] = node.inputs;
+  if (x === undefined || y === undefined || node.op.kind !== "pointwise") return undefined;
+  const { value } = node.op;
+  if (value.k !== "call" || value.args.some((arg) => arg.k !== "slot")) return undefined;
+  if (value.fn === "mul" && isOne(x) && node.dtype === y.dtype) return y;
+  return (value.fn === "mul" || value.fn === "div") && isOne(y) && node.dtype === x.dtype ? x : undefined;
+};
+
+const isOne = (node: Node): boolean => isLiteral(node) && node.attributes.value === 1;
+
+const RULES: readonly Rule[] = [castOfCast, movementOfLiteral, movementOfCast, movementOfMovement, transposeOfProduct, multiplyByOne];

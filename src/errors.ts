@@ -1,0 +1,52 @@
+/** The one error class. Every mistake has a stable `code`; its sentence names the subject, what was expected, what came, and the fix. */
+
+/** Stable identifiers of mistakes; documented in docs/errors.md. */
+export type ErrorCode =
+  | "shape.mismatch"
+  | "shape.invalid"
+  | "dtype.mismatch"
+  | "dtype.unsupported"
+  | "value.range"
+  | "index.outOfRange"
+  | "option.invalid"
+  | "option.unknown"
+  | "autocast.refused"
+  | "autocast.async"
+  | "autodiff.notDifferentiable"
+  | "scaler.order"
+  | "scaler.state"
+  | "gradient.missing"
+  | "trace.read"
+  | "trace.structure"
+  | "tensor.disposed"
+  | "device.unavailable"
+  | "device.failed"
+  | "file.missing"
+  | "file.unreadable"
+  | "file.write"
+  | "data.short"
+  | "data.notFinite"
+  | "checkpoint.corrupt"
+  | "checkpoint.mismatch"
+  | "internal";
+
+/**
+ * A mistake in the use of Binade. Expected outcomes (a skipped step, a missing accelerator) are values, never this.
+ *
+ * @example
+ * try { a.matmul(b) } catch (error) { if (error instanceof BinadeError && error.code === "shape.mismatch") … }
+ */
+export class BinadeError extends Error {
+  override readonly name = "BinadeError";
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** Throws a fault of Binade itself, never of its user, unless `condition` holds. */
+export function invariant(condition: unknown, message: () => string): asserts condition {
+  if (!condition) throw new BinadeError("internal", `internal: ${message()}`);
+}

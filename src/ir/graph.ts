@@ -1,0 +1,65 @@
+/** The only constructor of nodes: immutable, hash-consed, shape and dtype from the row. */
+import { BinadeError } from "../errors.ts";
+import { makeBuilder } from "../ops/builder.ts";
+import type { Attributes, Node, Op } from "../ops/define.ts";
+import { OPS } from "../ops/index.ts";
+import { showShape } from "../ops/shape.ts";
+
+export type { Attributes, Node, Op } from "../ops/define.ts";
+
+let created = 0;
+const interned = new Map<string, WeakRef<Node>>();
+const forgotten = new FinalizationRegistry<string>((key) => {
+  if (interned.get(key)?.deref() === undefined) interned.delete(key);
+});
+const opIds = new Map<Op, number>();
+
+/** A number that tells ops apart, equal names included. */
+export function opId(op: Op): number {
+  let id = opIds.get(op);
+  if (id === undefined) opIds.set(op, (id = opIds.size));
+  return id;
+}
+
+/** Canonical text of attributes: equal attributes give equal text. −0 and 0 differ. */
+export function attributesKey(attributes: Attributes): string {
+  const show = (v: unknown): string => (Array.isArray(v) ? `[${v.map(show).join(",")}]` : Object.is(v, -0) ? "-0" : String(v));
+  return Object.keys(attributes)
+    .sort()
+    .map((name) => `${name}=${show(attributes[name])}`)
+    .join(";");
+}
+
+/** The node of `op` over `inputs`; equal calls return the same object. Throws where the row's shape or dtype rule refuses. */
+export function createNode(op: Op, inputs: readonly Node[], attributes: Attributes = {}): Node {
+  const key = `${opId(op)}|${inputs.map((n) => n.id).join(",")}|${attributesKey(attributes)}`;
+  const known = interned.get(key)?.deref();
+  if (known !== undefined) return known;
+  const { shape, dtype } = inferNamed(op, inputs, attributes);
+  const node: Node = Object.freeze({ id: created++, op, inputs: Object.freeze([...inputs]), attributes: Object.freeze({ ...attributes }), shape, dtype });
+  interned.set(key, new WeakRef(node));
+  forgotten.register(node, key);
+  return node;
+}
+
+function inferNamed(op: Op, inputs: readonly Node[], attributes: Attributes): ReturnType<Op["infer"]> {
+  try {
+    return op.infer(inputs, attributes);
+  } catch (error) {
+    if (error instanceof BinadeError && !error.message.startsWith(op.name)) {
+      throw new BinadeError(error.code, `${op.name}: ${error.message}`, { cause: error });
+    }
+    throw error;
+  }
+}
+
+/** The vocabulary of ops over this constructor. */
+export const build: ReturnType<typeof makeBuilder> = makeBuilder(createNode);
+
+let inputs = 0;
+/** A fresh leaf, different from every other. */
+export function createInput(shape: readonly number[], dtype: Node["dtype"], name = ""): Node {
+  return build.node(OPS.input, [], { shape, dtype, name, key: inputs++ });
+}
+/** One line for messages: `matmul [32, 64] bfloat16`. */
+export const describe = (node: Node): string => `${node.op.name} ${showShape(node.shape)} ${node.dtype}`;

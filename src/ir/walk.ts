@@ -1,0 +1,44 @@
+/** Orders and rewrites of graphs. */
+import type { Node } from "./graph.ts";
+import { createNode } from "./graph.ts";
+
+/** Every node that `roots` need, inputs before users, in order of creation (which is the order of the program's text). */
+export function topological(roots: readonly Node[], stop: (node: Node) => boolean = () => false): readonly Node[] {
+  const seen = new Set<Node>();
+  const stack = [...roots];
+  for (let node = stack.pop(); node !== undefined; node = stack.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    if (!stop(node)) stack.push(...node.inputs);
+  }
+  return [...seen].sort((a, b) => a.id - b.id);
+}
+
+/** Number of reads of every node by the nodes that `roots` need. */
+export function userCounts(nodes: readonly Node[]): ReadonlyMap<Node, number> {
+  const counts = new Map<Node, number>();
+  for (const node of nodes) for (const input of node.inputs) counts.set(input, (counts.get(input) ?? 0) + 1);
+  return counts;
+}
+
+/**
+ * Rebuilds the graph bottom-up: `rule` gets each node with its inputs already rewritten and returns its replacement
+ * (itself: unchanged). A replacement has the same shape and dtype. Replacements are rewritten again until they stand.
+ */
+export function rewrite(roots: readonly Node[], rule: (node: Node) => Node): readonly Node[] {
+  const done = new Map<Node, Node>();
+  const settle = (node: Node): Node => {
+    const next = rule(node);
+    return next === node ? node : (pass([next])[0] ?? next);
+  };
+  const pass = (wanted: readonly Node[]): readonly Node[] => {
+    for (const node of topological(wanted, (n) => done.has(n))) {
+      if (done.has(node)) continue;
+      const inputs = node.inputs.map((n) => done.get(n) ?? n);
+      const rebuilt = inputs.every((n, i) => n === node.inputs[i]) ? node : createNode(node.op, inputs, node.attributes);
+      done.set(node, settle(rebuilt));
+    }
+    return wanted.map((n) => done.get(n) ?? n);
+  };
+  return pass(roots);
+}

@@ -1,0 +1,175 @@
+/** compile: records a function of tensors once, and replays it as one program. */
+import { BinadeError } from "../errors.ts";
+import { createInput, type Node } from "../ir/graph.ts";
+import { showShape } from "../ops/shape.ts";
+import { type Device } from "./device.ts";
+import { defaultDevice } from "./devices.ts";
+import { realize } from "./realize.ts";
+import { deviceOf, execute, leafOverBuffer, type LeafValue, requireValue, substituteRealized } from "./runtime.ts";
+import { Tensor } from "./tensor.ts";
+import { currentTrace, recording, type Trace } from "./trace.ts";
+import { dropPending, takePending, type Variable } from "./variable.ts";
+
+/** A compiled function: takes tensors, resolves to what the function returned, with every tensor computed. */
+export interface Compiled<A extends readonly Tensor[], R> {
+  (...args: A): Promise<R>;
+  /** How often the function was recorded: once per combination of shapes, dtypes and modes. */
+  readonly traces: number;
+  /** Bytes of the program's arena for the recordings so far: intermediates share it. */
+  readonly arenaByteLength: number;
+}
+
+const MANY_TRACES = 8;
+
+/**
+ * Records `fn` on its first call and replays the recording afterwards: one native call per step, no allocation but the
+ * results. Variables assigned inside are updated in place, together, at the end. Another shape, dtype or mode records anew.
+ * Numbers that the function captures are constants; use `HostNumber` (or the optimizer's learning rate) for those that change.
+ *
+ * @throws BinadeError `trace.read` if a value is read inside the function; `trace.structure` if it returns a promise.
+ * @example
+ * const step = compile((x: Tensor, y: Tensor) => ({ loss: crossEntropy(model.forward(x), y) }));
+ * const { loss } = await step(x, y);
+ */
+export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): Compiled<A, R> {
+  const recordings: Recording<R>[] = [];
+  const call = async (...args: A): Promise<R> => {
+    let found = recordings.find((r) => r.matches(args));
+    if (found === undefined) {
+      await realize([]);
+      found = new Recording(fn, args);
+      recordings.push(found);
+      if (recordings.length === MANY_TRACES + 1) {
+        console.warn(`binade: compile recorded a function ${recordings.length} times for different shapes or modes; pad or drop the last batch so that shapes repeat`);
+      }
+    }
+    return found.run(args);
+  };
+  return Object.defineProperties(call, {
+    traces: { get: () => recordings.length },
+    arenaByteLength: { get: () => Math.max(0, ...recordings.map((r) => r.arenaByteLength)) },
+  }) as Compiled<A, R>;
+}
+
+/** One recording: the request with its placeholders, the variables it assigns, and how to rebuild what it returned. */
+class Recording<R> {
+  readonly #signature: string;
+  readonly #trace: Trace = { guards: [], probes: [], atEnd: new Map() };
+  readonly #device: Device;
+  readonly #prepared: ReturnType<Device["prepare"]>;
+  readonly #leafSources: readonly LeafSource[];
+  readonly #rebuild: (leaves: readonly Tensor[]) => R;
+  readonly #outputs: readonly Node[];
+  readonly #assigned: readonly Variable[];
+
+  constructor(fn: (...args: never) => R, args: readonly Tensor[]) {
+    this.#signature = signatureOf(args);
+    const placeholders = args.map((a) => createInput(a.shape, a.dtype));
+    const { returned, assigned } = record(fn, placeholders, this.#trace);
+    const { tensors, rebuild } = flatten(returned);
+    const probes = this.#trace.probes.map((p) => p.node);
+    const request = substituteRealized({ outputs: [...tensors, ...probes], assignments: new Map([...assigned].map(([v, node]) => [v.leaf, node])) });
+    this.#assigned = [...assigned.keys()];
+    for (const variable of this.#assigned) variable.restore();
+    this.#device = deviceOf([...request.outputs, ...request.assignments.keys(), ...request.assignments.values(), ...args.map((a) => a.node)], defaultDevice);
+    this.#prepared = this.#device.prepare(request);
+    this.#leafSources = this.#prepared.leaves.map((leaf) => sourceOfLeaf(leaf, placeholders));
+    this.#outputs = request.outputs;
+    this.#rebuild = rebuild;
+  }
+
+  get arenaByteLength(): number {
+    return this.#prepared.program.arenaByteLength;
+  }
+
+  matches(args: readonly Tensor[]): boolean {
+    return signatureOf(args) === this.#signature && this.#trace.guards.every((g) => g.read() === g.value);
+  }
+
+  async run(args: readonly Tensor[]): Promise<R> {
+    const leaves = await realize(args.map((a) => a.node));
+    // A new version begins: graphs built from the old value must not read the new one.
+    for (const variable of this.#assigned) variable.commit();
+    const argumentValues = leaves.map(requireValue);
+    const device = this.#device;
+    const buffers = await device.enqueue(() =>
+      execute(device, this.#prepared, (position) => {
+        const source = this.#leafSources[position];
+        return source?.kind === "argument" ? (argumentValues[source.index] as LeafValue) : (source as { value: LeafValue }).value;
+      }),
+    );
+    const tensors = this.#outputs.map((node, i) => {
+      const buffer = buffers[i];
+      if (buffer === undefined) throw new BinadeError("internal", "internal: a program returned too few outputs");
+      return new Tensor(leafOverBuffer(device, node.shape, node.dtype, buffer));
+    });
+    const returned = tensors.slice(0, tensors.length - this.#trace.probes.length);
+    await this.#print(tensors.slice(returned.length));
+    return this.#rebuild(returned);
+  }
+
+  async #print(probes: readonly Tensor[]): Promise<void> {
+    for (const [i, tensor] of probes.entries()) console.log(`${this.#trace.probes[i]?.label}: ${await tensor.show()}`);
+  }
+}
+
+type LeafSource = { readonly kind: "argument"; readonly index: number } | { readonly kind: "captured"; readonly value: LeafValue };
+
+function sourceOfLeaf(leaf: Node, placeholders: readonly Node[]): LeafSource {
+  const index = placeholders.indexOf(leaf);
+  return index >= 0 ? { kind: "argument", index } : { kind: "captured", value: requireValue(leaf) };
+}
+
+const signatureOf = (args: readonly Tensor[]): string => args.map((a) => `${a.dtype}${showShape(a.shape)}`).join();
+
+function record<R>(fn: (...args: never) => R, placeholders: readonly Node[], trace: Trace): { returned: R; assigned: ReadonlyMap<Variable, Node> } {
+  try {
+    const returned = recording(trace, () => {
+      const result = (fn as (...args: readonly Tensor[]) => R)(...placeholders.map((n) => new Tensor(n)));
+      for (const finish of trace.atEnd.values()) finish();
+      return result;
+    });
+    if (returned instanceof Promise) {
+      throw new BinadeError("trace.structure", "compile: the function returned a promise; it is recorded synchronously, so await outside of it");
+    }
+    return { returned, assigned: takePending() };
+  } catch (error) {
+    dropPending();
+    throw error;
+  }
+}
+
+/** The tensors inside plain objects and arrays, and how to put computed ones in their places. */
+function flatten<R>(value: R): { tensors: readonly Node[]; rebuild: (computed: readonly Tensor[]) => R } {
+  const tensors: Node[] = [];
+  const visit = (v: unknown): ((computed: readonly Tensor[]) => unknown) => {
+    if (v instanceof Tensor) {
+      const index = tensors.push(v.node) - 1;
+      return (computed) => computed[index];
+    }
+    if (Array.isArray(v)) {
+      const parts = v.map(visit);
+      return (computed) => parts.map((part) => part(computed));
+    }
+    if (typeof v === "object" && v !== null && Object.getPrototypeOf(v) === Object.prototype) {
+      const parts = Object.entries(v).map(([key, part]) => [key, visit(part)] as const);
+      return (computed) => Object.fromEntries(parts.map(([key, part]) => [key, part(computed)]));
+    }
+    return () => v;
+  };
+  const rebuild = visit(value);
+  return { tensors, rebuild: (computed) => rebuild(computed) as R };
+}
+
+/**
+ * Prints a value from inside a compiled function, after each run; outside one, when it is next computed.
+ *
+ * @returns the tensor itself.
+ */
+export function debug(tensor: Tensor, label: string): Tensor {
+  const trace = currentTrace();
+  if (trace !== null) trace.probes.push({ label, node: tensor.node });
+  else void tensor.show().then((text) => console.log(`${label}: ${text}`));
+  return tensor;
+}
+

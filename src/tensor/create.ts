@@ -1,0 +1,76 @@
+/** Factories of tensors. */
+import { BinadeError } from "../errors.ts";
+import { type DType, encodeArray } from "../formats/index.ts";
+import { build } from "../ir/graph.ts";
+import { type Shape, showShape, sizeOf } from "../ops/shape.ts";
+import type { Device } from "./device.ts";
+import { defaultDevice } from "./devices.ts";
+import { leafFromBytes } from "./runtime.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Numbers nested as deep as the tensor has axes, or flat with a shape. */
+export type Nested = number | boolean | readonly Nested[] | ArrayLike<number>;
+
+export interface TensorOptions {
+  /** Default float32; int32 for an Int32Array, uint8 for a Uint8Array, uint32 for a Uint32Array. */
+  readonly dtype?: DType;
+  /** Default: the nesting of the values. */
+  readonly shape?: Shape;
+  /** Default: the default device. */
+  readonly device?: Device;
+}
+
+/**
+ * A tensor of given values, rounded once to `dtype`.
+ *
+ * @throws BinadeError `shape.mismatch` if rows differ in length or the values do not fill the shape.
+ * @example
+ * tensor([[1, 2], [3, 4]]); // float32 [2, 2]
+ * tensor(new Uint8Array(6), { shape: [2, 3] }); // uint8 [2, 3]
+ */
+export function tensor(values: Nested, options: TensorOptions = {}): Tensor {
+  const flat: number[] | ArrayLike<number> = ArrayBuffer.isView(values) ? (values as ArrayLike<number>) : [];
+  const nested = ArrayBuffer.isView(values) ? [flat.length] : nestingOf(values, flat as number[]);
+  const shape = options.shape ?? nested;
+  if (sizeOf(shape) !== flat.length) {
+    throw new BinadeError("shape.mismatch", `tensor: shape ${showShape(shape)} holds ${sizeOf(shape)} elements, got ${flat.length}; give as many`);
+  }
+  const dtype = options.dtype ?? dtypeOfArray(values);
+  const stored = encodeArray(flat, dtype);
+  return fromBytes(new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength), { ...options, shape, dtype });
+}
+
+function dtypeOfArray(values: Nested): DType {
+  if (values instanceof Int32Array) return "int32";
+  if (values instanceof Uint32Array) return "uint32";
+  if (values instanceof Uint8Array) return "uint8";
+  return "float32";
+}
+
+function nestingOf(values: Nested, flat: number[]): Shape {
+  if (typeof values === "number" || typeof values === "boolean") {
+    flat.push(Number(values));
+    return [];
+  }
+  const rows = Array.from(values as ArrayLike<Nested>);
+  const shapes = rows.map((row) => nestingOf(row, flat));
+  const [first = []] = shapes;
+  if (shapes.some((s) => s.join() !== first.join())) {
+    throw new BinadeError("shape.mismatch", `tensor: rows have shapes ${showShape(first)} and ${showShape(shapes.find((s) => s.join() !== first.join()) ?? [])}; make them equal`);
+  }
+  return [rows.length, ...first];
+}
+
+/** A tensor over stored bytes, copied: 16-bit floats as their bits. */
+export function fromBytes(bytes: Uint8Array, options: TensorOptions & { readonly shape: Shape; readonly dtype: DType }): Tensor {
+  return new Tensor(leafFromBytes(options.device ?? defaultDevice(), options.shape, options.dtype, bytes).leaf);
+}
+
+/** Every element `value`; nothing is stored. */
+export function full(shape: Shape, value: number, dtype: DType = "float32"): Tensor {
+  return new Tensor(build.cast(build.constant(value, shape, dtype), dtype));
+}
+export const zeros = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 0, dtype);
+export const ones = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 1, dtype);
+/** 0, 1, …, length−1 in int32. */
+export const arange = (length: number): Tensor => new Tensor(build.iota(length));

@@ -1,0 +1,125 @@
+/** Functions of several tensors: selection, joining, linear maps, norms, attention, losses. */
+import { BinadeError } from "../errors.ts";
+import { build, type Node } from "../ir/graph.ts";
+import { OPS } from "../ops/index.ts";
+import { normalizeAxis } from "../ops/shape.ts";
+import { autocastDType, castOperands } from "../precision/autocast.ts";
+import { composite, pointwise, rowsTimesMatrix } from "./apply.ts";
+import { type Operand, Tensor } from "./tensor.ts";
+
+const raw = (x: Operand): Node | number => (typeof x === "number" ? x : x.node);
+
+/** `a` where `condition` (bool) is true, else `b`. */
+export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
+  if (typeof a === "number" && typeof b === "number") return new Tensor(build.where(condition.node, a, b));
+  return new Tensor(pointwise("where", [condition.node, raw(a), raw(b)]));
+}
+
+/** Tensors one after another along `axis` (default 0). */
+export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
+  const [first] = tensors;
+  if (first === undefined) throw new BinadeError("shape.invalid", "concatenate: expected at least one tensor, got none");
+  const nodes = castOperands(OPS.concatenate, tensors.map((t) => t.node));
+  return new Tensor(build.concatenate(nodes, normalizeAxis(axis, first.shape.length, "concatenate")));
+}
+
+/**
+ * x wᵀ + bias, rounded once: the sums stay in float32 until the bias is added.
+ *
+ * @param x (…, in) @param weight (out, in) @param bias (out), kept in its own dtype
+ * @returns (…, out) in x's dtype, or in the compute dtype under autocast.
+ */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  const [input, matrix] = castOperands({ ...OPS.matmul, name: "linear" }, [x.node, weight.node]);
+  if (input === undefined || matrix === undefined) throw new BinadeError("internal", "internal: linear lost an operand");
+  if (matrix.shape.length !== 2 || input.shape[input.shape.length - 1] !== matrix.shape[1]) {
+    throw new BinadeError("shape.mismatch", `linear: x [${input.shape.join(", ")}] and weight [${matrix.shape.join(", ")}] do not fit; weight is (out, in) and x ends with in`);
+  }
+  if (bias === undefined) return new Tensor(rowsTimesMatrix(input, build.transpose(matrix)));
+  const sums = rowsTimesMatrix(input, build.transpose(matrix), input.dtype === "float64" ? "float64" : "float32");
+  return new Tensor(build.cast(build.add(sums, build.widen(bias.node)), input.dtype));
+}
+
+/** Rows of `table` (vocabulary, width) by integer `indices`: (…indices, width). */
+export const embedding = (table: Tensor, indices: Tensor): Tensor => table.gather(indices);
+
+export interface NormOptions {
+  /** Added to the variance. Default 1e-5. */
+  readonly eps?: number;
+}
+
+/**
+ * (x − mean) / √(variance + eps) · weight + bias over the last axis; biased variance, in float32. Backward keeps the
+ * normalised value in the compute dtype, and never x. Source: arXiv:1607.06450.
+ */
+export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
+  return affine(normalize(x, eps, true), weight, bias);
+}
+
+/** x / √(mean(x²) + eps) · weight over the last axis. Source: arXiv:1910.07467. */
+export function rmsNorm(x: Tensor, weight?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
+  return affine(normalize(x, eps, false), weight, undefined);
+}
+
+function normalize(x: Tensor, eps: number, center: boolean): Tensor {
+  if (!(eps >= 0) || x.shape.length === 0) throw new BinadeError("value.range", `norm: eps is ${eps} and the shape [${x.shape.join(", ")}]; expected eps ≥ 0 and at least one axis`);
+  const saved = autocastDType() ?? (x.dtype === "float64" ? "float64" : x.dtype);
+  return new Tensor(composite("normalize", [x.node], { eps, center, saved }));
+}
+
+function affine(x: Tensor, weight: Tensor | undefined, bias: Tensor | undefined): Tensor {
+  const scaled = weight === undefined ? x : x.mul(weight);
+  return bias === undefined ? scaled : scaled.add(bias);
+}
+
+export interface AttentionOptions {
+  /** Default 1/√width. */
+  readonly scale?: number;
+  /** Query i sees key j only if j ≤ i + (keys − queries). Default false. */
+  readonly causal?: boolean;
+}
+
+/**
+ * softmax(scale · q kᵀ) v per head.
+ *
+ * @param q (batch, queries, heads, width) @param k, v (batch, keys, heads, width)
+ * @returns (batch, queries, heads, width)
+ */
+export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] ?? 1);
+  return new Tensor(composite("attention", [q.node, k.node, v.node], { scale, causal: options.causal ?? false }));
+}
+
+/** Label that takes no part in a loss. */
+export const IGNORED_LABEL = -100;
+
+export interface CrossEntropyOptions {
+  /** Rows with this label count for nothing. Default −100. */
+  readonly ignoreLabel?: number;
+  /** `mean` over the rows that count (default), `sum`, or `none`: one loss per row. */
+  readonly reduction?: "mean" | "sum" | "none";
+}
+
+/**
+ * −log softmax(logits)[label]. A label outside 0…classes−1 (and not ignored) fails the step and changes nothing.
+ *
+ * @param logits (…, classes) @param labels (…) integers
+ * @returns a float32 scalar (or one loss per row); NaN as the mean of no rows, as in PyTorch.
+ */
+export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { ignoreLabel = IGNORED_LABEL, reduction = "mean" } = options;
+  const targets = labels.cast("int32");
+  const rows = new Tensor(composite("crossEntropyRows", [logits.node, targets.node], { ignore: ignoreLabel }));
+  if (reduction === "none") return rows;
+  const total = rows.sum();
+  if (reduction === "sum") return total;
+  return total.div(targets.notEqual(ignoreLabel).cast(total.dtype).sum());
+}
+
+/** Mean of squared differences. */
+export const meanSquaredError = (x: Tensor, y: Tensor): Tensor => x.sub(y).square().mean();
+
+/** Binary cross-entropy of probabilities; refused under autocast, where probabilities near 0 and 1 have no 16-bit form. */
+export function binaryCrossEntropyWithLogits(logits: Tensor, targets: Tensor): Tensor {
+  return logits.softplus().sub(logits.mul(targets)).mean();
+}

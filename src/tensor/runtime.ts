@@ -1,0 +1,126 @@
+/** Leaves with values, pending assignments, and the run that realises both. */
+import type { DeviceBuffer, Fault } from "../backends/backend.ts";
+import type { Program, Request } from "../compile/program.ts";
+import { BinadeError } from "../errors.ts";
+import { byteSize, type DType } from "../formats/index.ts";
+import { createInput, describe, type Node } from "../ir/graph.ts";
+import { rewrite, topological } from "../ir/walk.ts";
+import { extent, sizeOf } from "../ops/shape.ts";
+import type { Device } from "./device.ts";
+
+/** What a leaf stands for: memory on a device, or a number of the host that is read when a run starts. */
+export type LeafValue =
+  | { readonly kind: "buffer"; readonly device: Device; readonly buffer: () => DeviceBuffer }
+  | { readonly kind: "host"; readonly bytes: () => Uint8Array };
+
+const values = new WeakMap<Node, LeafValue>();
+/** Nodes that were computed already, and the leaf that holds the result. */
+const realized = new WeakMap<Node, Node>();
+
+export function setLeafValue(leaf: Node, value: LeafValue): void {
+  values.set(leaf, value);
+}
+
+/** A fresh leaf over `bytes`, copied to `device`. */
+export function leafFromBytes(device: Device, shape: readonly number[], dtype: DType, bytes: Uint8Array): { leaf: Node; buffer: DeviceBuffer } {
+  const buffer = device.allocate(bytes.byteLength, bytes);
+  return { leaf: leafOverBuffer(device, shape, dtype, buffer), buffer };
+}
+
+export function leafOverBuffer(device: Device, shape: readonly number[], dtype: DType, buffer: DeviceBuffer): Node {
+  const leaf = createInput(shape, dtype);
+  values.set(leaf, { kind: "buffer", device, buffer: () => buffer });
+  return leaf;
+}
+
+/** Replaces what was computed before by the leaves that hold it. */
+export function substituteRealized(request: Request): Request {
+  const targets = [...request.assignments];
+  const roots = rewrite([...request.outputs, ...targets.map(([, v]) => v)], (node) => realized.get(node) ?? node);
+  return {
+    outputs: roots.slice(0, request.outputs.length),
+    assignments: new Map(targets.map(([leaf], i) => [leaf, roots[request.outputs.length + i] as Node])),
+  };
+}
+
+export function markRealized(node: Node, leaf: Node): void {
+  realized.set(node, leaf);
+}
+
+export const realizedLeaf = (node: Node): Node => realized.get(node) ?? node;
+export const leafValue = (leaf: Node): LeafValue | undefined => values.get(leaf);
+
+/** The device on which a graph's leaves live; `fallback` if it has none. Two devices in one graph are a mistake. */
+export function deviceOf(roots: readonly Node[], fallback: () => Device): Device {
+  const devices = new Set<Device>();
+  for (const node of topological(roots)) {
+    const value = values.get(node);
+    if (value?.kind === "buffer") devices.add(value.device);
+  }
+  const [first, second] = devices;
+  if (first !== undefined && second !== undefined) {
+    throw new BinadeError("device.failed", `a graph mixes tensors of the devices ${first.kind} and ${second.kind}; create them on one device`);
+  }
+  return first ?? fallback();
+}
+
+/** The buffers of a run: leaves in, fresh buffers out. Host numbers are read now. `temporary` are released after the run. */
+function bind(device: Device, program: Program, leafAt: (leaf: Node) => LeafValue): { bindings: DeviceBuffer[]; outputs: DeviceBuffer[]; temporary: DeviceBuffer[] } {
+  const temporary: DeviceBuffer[] = [];
+  const bindings = program.bindings.map(({ role, node, buffer }) => {
+    if (role === "output") return device.allocate(buffer.elements * byteSize(buffer.dtype));
+    const value = leafAt(node);
+    if (value.kind === "buffer") return value.buffer();
+    const bytes = value.bytes();
+    const host = device.allocate(bytes.byteLength, bytes);
+    temporary.push(host);
+    return host;
+  });
+  const outputs = program.outputs.map((index) => bindings[index] as DeviceBuffer);
+  return { bindings, outputs, temporary };
+}
+
+/** Runs a prepared program; resolves to the buffers of its outputs. */
+export async function execute(device: Device, prepared: ReturnType<Device["prepare"]>, leafAt: (position: number) => LeafValue): Promise<DeviceBuffer[]> {
+  const { program, executable, leafOf } = prepared;
+  const { bindings, outputs, temporary } = bind(device, program, (leaf) => leafAt(leafOf.get(leaf) ?? -1));
+  try {
+    const fault = await device.run(executable, bindings);
+    if (fault !== null) throw faultError(program, fault);
+    return outputs;
+  } catch (error) {
+    for (const buffer of outputs) device.release(buffer);
+    throw error;
+  } finally {
+    for (const buffer of temporary) device.release(buffer);
+  }
+}
+
+/** The value of a leaf; a leaf of an overwritten variable has none. */
+export function requireValue(leaf: Node | undefined): LeafValue {
+  const value = leaf === undefined ? undefined : values.get(leaf);
+  if (value === undefined) {
+    throw new BinadeError("tensor.disposed", `${leaf === undefined ? "a leaf" : describe(leaf)}: its value is gone (disposed, or a variable assigned since); compute what needs it before that`);
+  }
+  return value;
+}
+
+export function forgetLeaf(leaf: Node): void {
+  values.delete(leaf);
+}
+
+function faultError(program: Program, { kernel, position, value }: Fault): BinadeError {
+  const core = program.kernels[kernel]?.cores[0];
+  const limit = core === undefined ? 0 : tableRows(core);
+  const name = core?.op.name ?? "index";
+  return new BinadeError("index.outOfRange", `${name}: index ${value} at position ${position} is outside 0…${limit - 1}; nothing was changed. Check the labels or token ids against the number of classes.`);
+}
+
+function tableRows(core: Node): number {
+  const { op, inputs, attributes, shape } = core;
+  if (op.kind === "index" && op.direction === "gather") return extent(inputs[0]?.shape ?? [], Number(attributes.axis));
+  if (op.kind === "index") return extent(shape, Number(attributes.axis));
+  const widest = inputs.map((n) => n.shape).reduce((a, b) => (sizeOf(b) > sizeOf(a) ? b : a), [] as readonly number[]);
+  return widest[widest.length - 1] ?? 0;
+}
+

@@ -1,0 +1,129 @@
+/** Variables: values that live across steps and are overwritten in place. */
+import type { DeviceBuffer } from "../backends/backend.ts";
+import { BinadeError } from "../errors.ts";
+import { byteSize, type DType } from "../formats/index.ts";
+import { createInput, type Node } from "../ir/graph.ts";
+import { sameShape, type Shape, showShape, sizeOf } from "../ops/shape.ts";
+import type { Device } from "./device.ts";
+import { defaultDevice } from "./devices.ts";
+import { forgetLeaf, setLeafValue } from "./runtime.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Assignments that were made and not yet run, in order. */
+const pending = new Map<Variable, Node>();
+
+/** Takes the pending assignments; from now on their variables read as the new values. */
+export function takePending(): ReadonlyMap<Variable, Node> {
+  const taken = new Map(pending);
+  pending.clear();
+  return taken;
+}
+
+/** Forgets pending assignments that a failed trace made. */
+export function dropPending(): void {
+  for (const variable of pending.keys()) variable.restore();
+  pending.clear();
+}
+
+/**
+ * A tensor that is overwritten in place: a parameter, a moment, a counter. Reads after `assign` see the new value.
+ *
+ * @example
+ * const count = new Variable("count", [], "float32", new Float32Array([0]));
+ * count.assign(count.read().add(1));
+ */
+export class Variable {
+  readonly name: string;
+  readonly shape: Shape;
+  readonly dtype: DType;
+  readonly device: Device;
+  readonly #buffer: DeviceBuffer;
+  #leaf: Node;
+  #value: Node;
+
+  /** @param bytes initial elements as stored bytes; default zeros. */
+  constructor(name: string, shape: Shape, dtype: DType, initial?: ArrayBufferView, device: Device = defaultDevice()) {
+    const byteLength = sizeOf(shape) * byteSize(dtype);
+    if (initial !== undefined && initial.byteLength !== byteLength) {
+      throw new BinadeError("shape.mismatch", `variable ${name}: ${dtype} ${showShape(shape)} needs ${byteLength} bytes, got ${initial.byteLength}`);
+    }
+    this.name = name;
+    this.shape = shape;
+    this.dtype = dtype;
+    this.device = device;
+    this.#buffer = device.allocate(byteLength, initial === undefined ? undefined : new Uint8Array(initial.buffer, initial.byteOffset, byteLength));
+    this.#leaf = this.#freshLeaf();
+    this.#value = this.#leaf;
+  }
+
+  #freshLeaf(): Node {
+    const leaf = createInput(this.shape, this.dtype, this.name);
+    setLeafValue(leaf, { kind: "buffer", device: this.device, buffer: () => this.#buffer });
+    return leaf;
+  }
+
+  /** The present value: what was assigned last, or what is stored. */
+  read(): Tensor {
+    return new Tensor(this.#value);
+  }
+
+  get node(): Node {
+    return this.#value;
+  }
+
+  /** The leaf that stands for the stored value of this version. */
+  get leaf(): Node {
+    return this.#leaf;
+  }
+
+  /** Overwrites the variable when the step (or the next `data()`) runs; all assignments commit together at its end. */
+  assign(value: Tensor): void {
+    if (value.dtype !== this.dtype || !sameShape(value.shape, this.shape)) {
+      throw new BinadeError("shape.mismatch", `variable ${this.name}: expected ${this.dtype} ${showShape(this.shape)}, got ${value.dtype} ${showShape(value.shape)}; cast or reshape before assigning`);
+    }
+    this.#value = value.node;
+    pending.set(this, value.node);
+  }
+
+  /** The assignment was handed to a run: a new version begins, and the old leaf loses its value. */
+  commit(): void {
+    const old = this.#leaf;
+    this.#leaf = this.#freshLeaf();
+    this.#value = this.#leaf;
+    forgetLeaf(old);
+  }
+
+  /** Undoes an assignment that will not run. */
+  restore(): void {
+    this.#value = this.#leaf;
+  }
+
+  /** Stored bytes, after every queued run. */
+  async bytes(): Promise<Uint8Array> {
+    return this.device.enqueue(() => this.device.backend.read(this.#buffer));
+  }
+
+  /** Overwrites the stored bytes after every queued run. */
+  async load(bytes: Uint8Array): Promise<void> {
+    if (bytes.byteLength !== this.#buffer.byteLength) {
+      throw new BinadeError("checkpoint.mismatch", `variable ${this.name}: ${this.dtype} ${showShape(this.shape)} needs ${this.#buffer.byteLength} bytes, got ${bytes.byteLength}; load a checkpoint of the same model`);
+    }
+    await this.device.enqueue(async () => this.device.backend.write(this.#buffer, bytes));
+  }
+}
+
+/** A number of the host that compiled steps read anew at every call: the learning rate, a switch. float32. */
+export class HostNumber {
+  value: number;
+  readonly #leaf: Node;
+
+  constructor(name: string, value: number) {
+    this.value = value;
+    this.#leaf = createInput([], "float32", name);
+    setLeafValue(this.#leaf, { kind: "host", bytes: () => new Uint8Array(new Float32Array([this.value]).buffer) });
+  }
+
+  read(): Tensor {
+    return new Tensor(this.#leaf);
+  }
+}

@@ -1,0 +1,146 @@
+/** What a training run says: one typed stream for the progress bar, the JSON lines, the dashboard and the tests. */
+
+/** The run begins. Always the first event. */
+export type StartedEvent = {
+  readonly type: "started";
+  /** Attempted steps before this run: 0, or where the checkpoint that it resumes stood. */
+  readonly step: number;
+  /** Number of trainable parameters, and the settings of the model under their own names. */
+  readonly model: { readonly parameters: number; readonly [setting: string]: string | number | boolean };
+  /** Name of the precision policy, such as `fp16-mixed`. */
+  readonly precision: string;
+  /** Name of the device, such as `cpu`. */
+  readonly device: string;
+  /** Worker threads of the device. */
+  readonly threads: number;
+  /** Seed of weights, order of the data, dropout and stochastic rounding. */
+  readonly seed: number;
+  /** The attempted step at which the run will be finished. */
+  readonly steps: number;
+  /** Windows per batch. */
+  readonly batch: number;
+  /** Tokens per window. */
+  readonly context: number;
+  /** The training data: its name, length in bytes, and SHA-256 in hexadecimal digits. */
+  readonly data: { readonly name: string; readonly byteLength: number; readonly sha256: string };
+};
+
+/** A step was attempted, and its loss was read. */
+export type StepEvent = {
+  readonly type: "step";
+  /** Attempted steps so far, this one included. */
+  readonly step: number;
+  /** Mean training loss of this step's batch in nats per token; not finite if the forward pass overflowed. */
+  readonly loss: number;
+  /** Learning rate of this step. */
+  readonly learningRate: number;
+  /** Global L2 norm of the unscaled gradients before clipping; not finite if the step was skipped. */
+  readonly gradientNorm: number;
+  /** Factor of the loss in this step; 1 without loss scaling. */
+  readonly lossScale: number;
+  /** Training throughput since the previous step event, in tokens per second. */
+  readonly tokensPerSecond: number;
+  /** Milliseconds since the run started. */
+  readonly elapsedMs: number;
+  /** Skipped steps so far. */
+  readonly skippedSteps: number;
+};
+
+/** A step changed no weight, because a number was not finite; expected now and then while the loss scale adapts. */
+export type SkippedEvent = {
+  readonly type: "skipped";
+  /** Attempted steps so far, this one included. */
+  readonly step: number;
+  /** Whether the loss itself or only gradients were not finite. */
+  readonly reason: "gradientOverflow" | "forwardOverflow";
+  /** Names of the parameters whose gradients were not finite. */
+  readonly parameters: readonly string[];
+  /** Loss scale of this step. */
+  readonly lossScaleBefore: number;
+  /** Loss scale of the next step. */
+  readonly lossScaleAfter: number;
+};
+
+/** The held-out part was evaluated. */
+export type EvaluatedEvent = {
+  readonly type: "evaluated";
+  /** Attempted steps so far. */
+  readonly step: number;
+  /** Mean loss over the evaluation windows in nats per token. */
+  readonly heldOutLoss: number;
+  /** The same in bits per byte: `heldOutLoss` / ln 2 where a token is a byte. */
+  readonly bitsPerByte: number;
+  /** Milliseconds since the run started. */
+  readonly elapsedMs: number;
+};
+
+/** A checkpoint is complete on the disk. */
+export type CheckpointedEvent = {
+  readonly type: "checkpointed";
+  /** Attempted steps in the checkpoint. */
+  readonly step: number;
+  /** File or folder of the checkpoint. */
+  readonly path: string;
+  /** Its size in bytes. */
+  readonly byteLength: number;
+  /** Milliseconds since the run started. */
+  readonly elapsedMs: number;
+};
+
+/** Something that the user should know, and that does not end the run. */
+export type WarningEvent = {
+  readonly type: "warning";
+  /** Attempted steps so far. */
+  readonly step: number;
+  /** Stable identifier, such as `scale.minimum`. */
+  readonly code: string;
+  /** One sentence: what happened and what to do. */
+  readonly message: string;
+};
+
+/** The run is over. Always the last event, unless the run failed with an error. */
+export type DoneEvent = {
+  readonly type: "done";
+  /** Attempted steps so far. */
+  readonly step: number;
+  /** Training loss of the last step in nats per token, or null if none was made. */
+  readonly loss: number | null;
+  /** Last held-out loss in nats per token, or null if there was no evaluation. */
+  readonly heldOutLoss: number | null;
+  /** Milliseconds since the run started. */
+  readonly elapsedMs: number;
+  /** Mean training throughput of the run in tokens per second. */
+  readonly tokensPerSecond: number;
+  /** Skipped steps so far. */
+  readonly skippedSteps: number;
+  /** Whether all steps were made, or the user ended the run. */
+  readonly reason: "finished" | "interrupted";
+  /** Text which the trained model wrote, if it was asked to. */
+  readonly sample?: string;
+};
+
+/**
+ * Everything a run reports. `step` counts attempted steps, skipped ones included.
+ *
+ * @example
+ * for await (const event of run) if (event.type === "evaluated") console.log(event.step, event.bitsPerByte);
+ */
+export type TrainEvent =
+  | StartedEvent
+  | StepEvent
+  | SkippedEvent
+  | EvaluatedEvent
+  | CheckpointedEvent
+  | WarningEvent
+  | DoneEvent;
+
+/** The values of `type`, in the order in which a run first sends them. */
+export const EVENT_TYPES = [
+  "started",
+  "step",
+  "skipped",
+  "evaluated",
+  "checkpointed",
+  "warning",
+  "done",
+] as const satisfies readonly TrainEvent["type"][];
