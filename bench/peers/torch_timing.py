@@ -1,4 +1,9 @@
-"""Shared by the PyTorch peers: options, and timing of a training step as a summary or a co-process. Not run alone."""
+"""Shared by the PyTorch peers: options, and timing of a training step as a summary or a co-process. Not run alone.
+
+A fair float32 figure from Debian's python3-torch needs libopenblas0; its OpenBLAS 0.3.21 takes Intel processors newer
+than itself for a Prescott (OPENBLAS_VERBOSE=2 shows it) until OPENBLAS_CORETYPE=SKYLAKEX says otherwise. PyPI's PyTorch
+has MKL.
+"""
 
 import argparse
 import json

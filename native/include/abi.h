@@ -20,9 +20,9 @@ enum class Opcode : int32_t {
   constant = 32, roundFloat16 = 33, roundBfloat16 = 34, roundFloat8E4m3fn = 35, roundFloat8E5m2 = 36, toInt32 = 37,
   toUint32 = 38, fromInt32 = 39, fromUint32 = 40, addInt = 41, subInt = 42, mulInt = 43, negInt = 44, minInt = 45,
   maxInt = 46, minUint = 47, maxUint = 48, eqInt = 49, neInt = 50, ltInt = 51, leInt = 52, ltUint = 53, leUint = 54,
-  random = 55,
+  random = 55, position = 56,
 };
-constexpr int64_t kOpcodeCount = 56;
+constexpr int64_t kOpcodeCount = 57;
 
 enum class KernelCode : int32_t {
   pointwise = 0, reduce = 1, row = 2, matmul = 3, gather = 4, scatterAdd = 5, attention = 6, attentionBackward = 7,

@@ -45,16 +45,16 @@ double decode(const Format& format, uint32_t code) {
 }
 
 uint32_t narrowOne(const Format& format, float value) {
-  uint16_t code = 0;
-  narrowArray(format.dtype, &value, &code, 1);
-  return code;
+  uint16_t code[2] = {};
+  narrowArray(format.dtype, &value, code, 1);
+  return code[0];
 }
 
 void checkWidening(const Format& format) {
   for (uint32_t code = 0; code < 2 * signBit(format); ++code) {
-    const auto narrow = static_cast<uint16_t>(code);
+    const uint16_t narrow[2] = {static_cast<uint16_t>(code), 0};
     float value;
-    widenArray(format.dtype, &narrow, &value, 1);
+    widenArray(format.dtype, narrow, &value, 1);
     const double wanted = decode(format, code & (signBit(format) - 1u));
     const bool negative = (code & signBit(format)) != 0;
     const bool same = std::isnan(wanted) ? std::isnan(value) : static_cast<double>(std::fabs(value)) == wanted;

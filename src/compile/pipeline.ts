@@ -1,5 +1,5 @@
 /** Graph → program: the passes in order. Read this file first. */
-import { invariant } from "../errors.ts";
+import { BinadeError, invariant } from "../errors.ts";
 import { byteSize } from "../formats/table.ts";
 import { build, describe, type Node } from "../ir/graph.ts";
 import { verify } from "../ir/verify.ts";
@@ -10,17 +10,24 @@ import { sourceOf } from "./inline.ts";
 import { planOffsets } from "./memory.ts";
 import type { Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
 import { readsOf, type Schedule, schedule } from "./schedule.ts";
-import { decompose, simplify } from "./simplify.ts";
+import { COPY, decompose, legalize, simplify } from "./simplify.ts";
 
 /** Compiles a request for a backend of these capabilities. Leaves keep their identity: they are the program's inputs. */
 export function compileProgram(request: Request, capabilities: Capabilities): Program {
-  const simple = simplify(decompose(request, capabilities));
+  const simple = legalize(simplify(decompose(request, capabilities)));
   const roots = [...simple.outputs, ...simple.assignments.values()];
   verify(roots);
   const nodes = topological(roots);
+  requireDTypes(nodes, capabilities);
   const parts = partition(nodes, simple, capabilities.fuse);
   const plan = schedule(parts, simple);
   return new Assembly(nodes, simple, parts, plan).program();
+}
+
+function requireDTypes(nodes: readonly Node[], { dtypes }: Capabilities): void {
+  const foreign = nodes.find((n) => !dtypes.has(n.dtype));
+  if (foreign === undefined) return;
+  throw new BinadeError("dtype.unsupported", `${describe(foreign)}: this device has no ${foreign.dtype} arithmetic; cast to float32, or use the reference device`);
 }
 
 type StorageSlot = { arena: number } | { binding: number };
@@ -144,7 +151,9 @@ class Assembly {
     };
     for (const node of own) visit(node);
     const writes = own.filter((n) => stored.has(n)).map((node): Write => ({ node, operand: whole(node, buffers(node, this.#slotOf(node))) }));
-    return { kind: group.kind, nodes: [...nodes].sort((a, b) => a.id - b.id), cores: group.cores, reads, writes };
+    const { kind, cores, prologue, epilogue } = group;
+    const domain = (cores[0] ?? [...epilogue][0])?.shape ?? [];
+    return { kind, nodes: [...nodes].sort((a, b) => a.id - b.id), cores, prologue, epilogue, domain, reads, writes };
   }
 
   /** Copies of staged leaves (`before` the commit), then copies to outputs and variables. */
@@ -173,24 +182,11 @@ class Assembly {
 /** A kernel of one cast to the value's own dtype: it reads through `from`'s view and writes row-major. */
 function copyKernel(value: Node, from: Operand, to: Operand): Kernel {
   const leaf = build.node(COPY, [value]);
-  return { kind: "pointwise", nodes: [leaf], cores: [], reads: new Map([[value, from]]), writes: [{ node: leaf, operand: to }] };
+  const reads = new Map([[value, from]]);
+  return { kind: "pointwise", nodes: [leaf], cores: [], prologue: new Set(), epilogue: new Set([leaf]), domain: value.shape, reads, writes: [{ node: leaf, operand: to }] };
 }
 
 const membersOf = (group: Group): readonly Node[] => [...group.prologue, ...group.cores, ...group.epilogue].sort((a, b) => a.id - b.id);
 const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
 const bufferOf = (node: Node, storage: Buffer["storage"]): Buffer => ({ dtype: node.dtype, elements: sizeOf(node.shape), storage });
 const whole = (node: Node, buffer: Buffer): Operand => ({ buffer, view: contiguousView(node.shape) });
-
-/** Element for element, whatever the dtype. */
-const COPY = {
-  name: "copy",
-  kind: "pointwise",
-  autocast: "as-is",
-  slots: ["x"],
-  value: { k: "slot", name: "x" },
-  ulps: 0,
-  domain: { low: -4, high: 4 },
-  cheap: false,
-  infer: ([x]: readonly Node[]) => ({ shape: x?.shape ?? [], dtype: x?.dtype ?? "float32" }),
-  vjp: "none",
-} as const;

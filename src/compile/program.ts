@@ -46,6 +46,12 @@ export interface Kernel {
   readonly kind: KernelKind;
   readonly nodes: readonly Node[];
   readonly cores: readonly Node[];
+  /** Nodes evaluated before the cores, over their operands. */
+  readonly prologue: ReadonlySet<Node>;
+  /** Nodes evaluated after the cores, over their results; all of them in a pointwise kernel. */
+  readonly epilogue: ReadonlySet<Node>;
+  /** What the epilogue runs over; every node of it has as many elements, and every operand can be walked in this order. */
+  readonly domain: Shape;
   readonly reads: ReadonlyMap<Node, Operand>;
   readonly writes: readonly Write[];
 }
@@ -75,6 +81,3 @@ export interface Request {
   readonly outputs: readonly Node[];
   readonly assignments: ReadonlyMap<Node, Node>;
 }
-
-/** Evaluation shape of a kernel's operands, for messages. */
-export const domainOf = (node: Node): Shape => node.shape;

@@ -2,7 +2,9 @@
 import { FORMATS, isFloat, type DType } from "../formats/table.ts";
 import { build, createNode, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
-import { sameShape } from "../ops/shape.ts";
+import type { OpOf, PointwiseRow } from "../ops/define.ts";
+import { isContiguous, sameShape } from "../ops/shape.ts";
+import { sourceOf } from "./inline.ts";
 import type { Capabilities, Request } from "./program.ts";
 
 /** Claimed composites stay; the rest become simpler rows. */
@@ -18,6 +20,43 @@ export function decompose(request: Request, { cores }: Capabilities): Request {
 export function simplify(request: Request): Request {
   return rewriteRequest(request, (node) => RULES.reduce((n, rule) => (n === node ? (rule(n) ?? n) : n), node));
 }
+
+/** Kernels that address whole rows read contiguous memory: operands seen through other strides are copied first. */
+export function legalize(request: Request): Request {
+  return rewriteRequest(request, (node) => {
+    const unit = rowsOf(node);
+    if (unit === null) return node;
+    const inputs = node.inputs.map((x) => (walksRows(x, unit) ? x : build.node(COPY, [x])));
+    return inputs.every((x, i) => x === node.inputs[i]) ? node : createNode(node.op, inputs, node.attributes);
+  });
+}
+
+/** How much of an operand a kernel takes to be contiguous: everything, the last axis, or nothing. */
+function rowsOf({ op }: Node): "all" | "last" | null {
+  if (op.kind === "index") return "all";
+  return op.kind === "composite" && op.native !== undefined && op.native.family !== "row" ? "last" : null;
+}
+
+function walksRows(x: Node, unit: "all" | "last"): boolean {
+  const { view } = sourceOf(x);
+  if (unit === "all") return isContiguous(view);
+  const last = view.shape.length - 1;
+  return view.shape[last] === 1 || view.strides[last] === 1;
+}
+
+/** Element for element, whatever the dtype: a value made contiguous. */
+export const COPY: OpOf<PointwiseRow> = {
+  name: "copy",
+  kind: "pointwise",
+  autocast: "as-is",
+  slots: ["x"],
+  value: { k: "slot", name: "x" },
+  ulps: 0,
+  domain: { low: -4, high: 4 },
+  cheap: false,
+  infer: ([x]) => ({ shape: x?.shape ?? [], dtype: x?.dtype ?? "float32" }),
+  vjp: "none",
+};
 
 function rewriteRequest(request: Request, rule: (node: Node) => Node): Request {
   const targets = [...request.assignments];

@@ -3,19 +3,75 @@ import { gradients as nodeGradients } from "../autodiff/backward.ts";
 import { BinadeError } from "../errors.ts";
 import { inRegion } from "../precision/autocast.ts";
 import { Tensor } from "./tensor.ts";
-import { Variable } from "./variable.ts";
+import type { Variable } from "./variable.ts";
 
-declare const scale: unique symbol;
+declare const scaling: unique symbol;
 
 /**
  * Gradients by parameter, each with its parameter's shape and dtype. The type argument is a compile-time fact: gradients of
- * a scaled loss are `scaled`, and neither clip nor step until `GradScaler.unscale` makes them `true`.
+ * a scaled loss are `scaled`, and neither clip nor step an optimizer until `GradScaler.unscale` makes them `true`. Made by
+ * `gradients`, `mapGradients` and `gradientsFrom`; a plain map is not accepted in their place.
  */
-export type Grads<S extends "scaled" | "true"> = ReadonlyMap<Variable, Tensor> & { readonly [scale]?: S };
+export type Grads<S extends "scaled" | "true"> = ReadonlyMap<Variable, Tensor> & { readonly [scaling]: S };
 
-declare const scaledLoss: unique symbol;
-/** A loss that was multiplied by a loss scale. */
-export type ScaledLoss = Tensor & { readonly [scaledLoss]: true };
+/**
+ * A loss times a loss scale, made by `GradScaler.scale`. Not a tensor, so that arithmetic cannot lose the mark; add losses
+ * and divide them before scaling. `tensor` is the product itself.
+ */
+export class ScaledLoss {
+  readonly tensor: Tensor;
+  /** The scaler that made it. */
+  readonly scaler: object;
+
+  constructor(tensor: Tensor, scaler: object) {
+    this.tensor = tensor;
+    this.scaler = scaler;
+  }
+}
+
+/** What is known of gradients at run time: those of a plain loss, those of a scaler before and after `unscale`, or nothing. */
+export interface Origin {
+  readonly kind: "plain" | "scaled" | "unscaled";
+  readonly scaler: object | null;
+}
+
+const origins = new WeakMap<object, Origin>();
+export const originOf = (grads: ReadonlyMap<Variable, Tensor>): Origin | undefined => origins.get(grads);
+
+/** Marks a map as gradients; for use by other parts of the library. */
+export function markGrads<S extends "scaled" | "true">(entries: Iterable<readonly [Variable, Tensor]>, origin: Origin | undefined): Grads<S> {
+  const grads = new Map(entries) as ReadonlyMap<Variable, Tensor> as Grads<S>;
+  if (origin !== undefined) origins.set(grads, origin);
+  return grads;
+}
+
+/**
+ * The same gradients through `change`, parameter by parameter; scaled ones stay `scaled`.
+ *
+ * @throws BinadeError `shape.mismatch` if a gradient's shape changes.
+ * @example
+ * const noisy = mapGradients(grads, (gradient) => gradient.add(noise.draw(gradient.shape)));
+ */
+export function mapGradients<S extends "scaled" | "true">(grads: Grads<S>, change: (gradient: Tensor, parameter: Variable) => Tensor): Grads<S> {
+  const entries = [...grads].map(([parameter, gradient]) => [parameter, requireShape(parameter, change(gradient, parameter))] as const);
+  return markGrads<S>(entries, originOf(grads));
+}
+
+/**
+ * Gradients that were computed by other means, at their true size.
+ *
+ * @throws BinadeError `shape.mismatch` unless each has its parameter's shape.
+ * @example
+ * optimizer.apply(gradientsFrom([[weight, tensor([1, 2, 3])]]));
+ */
+export function gradientsFrom(entries: Iterable<readonly [Variable, Tensor]>): Grads<"true"> {
+  return markGrads<"true">([...entries].map(([parameter, gradient]) => [parameter, requireShape(parameter, gradient)] as const), undefined);
+}
+
+function requireShape(parameter: Variable, gradient: Tensor): Tensor {
+  if (gradient.shape.join() === parameter.shape.join()) return gradient;
+  throw new BinadeError("shape.mismatch", `gradient of ${parameter.name}: expected shape [${parameter.shape.join(", ")}], got [${gradient.shape.join(", ")}]; reduce or reshape it`);
+}
 
 /** Anything with parameters: a module, or a list of variables. */
 export type Parameters = { parameters(): readonly Variable[] } | readonly Variable[];
@@ -31,17 +87,19 @@ export const parametersOf = (source: Parameters): readonly Variable[] => ("param
  */
 export function gradients(loss: ScaledLoss, parameters: Parameters, options?: GradientOptions): Grads<"scaled">;
 export function gradients(loss: Tensor, parameters: Parameters, options?: GradientOptions): Grads<"true">;
-export function gradients(loss: Tensor, parameters: Parameters, { allowUnused = false }: GradientOptions = {}): Grads<"scaled"> | Grads<"true"> {
+export function gradients(loss: Tensor | ScaledLoss, parameters: Parameters, { allowUnused = false }: GradientOptions = {}): Grads<"scaled" | "true"> {
   const variables = parametersOf(parameters);
-  const found = inRegion({ dtype: null }, () => nodeGradients(loss.node, variables.map((v) => v.node)));
+  const scalar = loss instanceof ScaledLoss ? loss.tensor : loss;
+  const found = inRegion({ dtype: null }, () => nodeGradients(scalar.node, variables.map((v) => v.node)));
   const missing = variables.filter((v) => !found.has(v.node));
   if (missing.length > 0 && !allowUnused) {
     throw new BinadeError("gradient.missing", `gradients: the loss does not depend on ${missing.map((v) => v.name).join(", ")}; leave them out, or pass { allowUnused: true }`);
   }
-  return new Map(variables.flatMap((v) => {
+  const entries = variables.flatMap((v) => {
     const node = found.get(v.node);
     return node === undefined ? [] : [[v, new Tensor(node)] as const];
-  }));
+  });
+  return markGrads(entries, loss instanceof ScaledLoss ? { kind: "scaled", scaler: loss.scaler } : { kind: "plain", scaler: null });
 }
 
 export interface GradientOptions {
@@ -58,4 +116,3 @@ export function gradientsOf(loss: Tensor, tensors: readonly Tensor[]): readonly 
     return new Tensor(node);
   });
 }
-

@@ -33,7 +33,8 @@ export function dropPending(): void {
  * count.assign(count.read().add(1));
  */
 export class Variable {
-  readonly name: string;
+  /** Used in messages and checkpoints; a module gives its variables their dotted path. */
+  name: string;
   readonly shape: Shape;
   readonly dtype: DType;
   readonly device: Device;
@@ -103,11 +104,14 @@ export class Variable {
     return this.device.enqueue(() => this.device.backend.read(this.#buffer));
   }
 
-  /** Overwrites the stored bytes after every queued run. */
+  /** Overwrites the stored bytes after every queued run, in place of an assignment that is still pending. */
   async load(bytes: Uint8Array): Promise<void> {
     if (bytes.byteLength !== this.#buffer.byteLength) {
       throw new BinadeError("checkpoint.mismatch", `variable ${this.name}: ${this.dtype} ${showShape(this.shape)} needs ${this.#buffer.byteLength} bytes, got ${bytes.byteLength}; load a checkpoint of the same model`);
     }
+    // A new version begins: what was computed from the old value must not pass for a value computed from the new one.
+    pending.delete(this);
+    this.commit();
     await this.device.enqueue(async () => this.device.backend.write(this.#buffer, bytes));
   }
 }

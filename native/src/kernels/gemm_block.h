@@ -48,7 +48,7 @@ static void multiplyPanels(const Packed& a, const Packed& b, const Tile& tile, f
                            bool accumulate) {
   const int64_t words = tile.endWord - tile.firstWord;
   const int64_t blocks = larger(ceilDivide(words, depthBlock), 1);
-  const int64_t step = roundUp(ceilDivide(words, blocks), 8);
+  const int64_t step = larger(roundUp(ceilDivide(words, blocks), 8), 8);
   const StripKernel fullKernel = multiplyStrips<pairs, panelRows>;
   const StripKernel lastKernel = stripKernel<pairs>((tile.rows - 1) % panelRows + 1);
   for (int64_t word = tile.firstWord; word == tile.firstWord || word < tile.endWord; word += step) {

@@ -16,6 +16,7 @@ export const EXTRA_OPCODES = [
   "minInt", "maxInt", "minUint", "maxUint",
   "eqInt", "neInt", "ltInt", "leInt", "ltUint", "leUint", // yield float 1 or 0
   "random", // dst = uniform float32 in [0, 1): Philox4x32-10; a..c unused; imm = stream; a = index of the load that addresses the key
+  "position", // dst = int32 row-major position of the lane's element in the kernel's domain
 ] as const;
 
 export type Opcode = Fn | (typeof EXTRA_OPCODES)[number];

@@ -1,7 +1,80 @@
-/** The cpu backend: hands lowered programs to the native addon. */
-import type { Backend } from "../backend.ts";
+/** The cpu backend: hands lowered programs to the native addon, one call per run. */
+import type { Capabilities, Program } from "../../compile/program.ts";
+import { BinadeError } from "../../errors.ts";
+import { DTYPES } from "../../formats/index.ts";
+import { type Backend, type DeviceBuffer, type Executable, HostBuffer, hostBytes } from "../backend.ts";
+import { ROW_CORES } from "./abi.ts";
+import { type Addon, loadAddon } from "./loader.ts";
+import { lowerProgram } from "./lower.ts";
+
 /** The backend, or why it cannot be had and what to do. */
 export type CpuResult = { readonly backend: Backend } | { readonly reason: string; readonly remedy: string };
-export function openCpu(_: { readonly threads?: number }): CpuResult {
-  return { reason: "not built", remedy: "build" };
+
+export interface CpuOptions {
+  /** Worker threads, 1…1024. Default: what the machine offers. Results do not depend on it. */
+  readonly threads?: number;
+}
+
+/** Loads the addon; never throws for its absence. */
+export function openCpu({ threads }: CpuOptions): CpuResult {
+  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024)) {
+    throw new BinadeError("value.range", `threads: expected an integer from 1 to 1024, got ${threads}`);
+  }
+  const loaded = loadAddon();
+  if (loaded.addon === null) return { reason: loaded.reason, remedy: loaded.remedy };
+  if (threads !== undefined) loaded.addon.setThreads(threads);
+  return { backend: new CpuBackend(loaded.addon) };
+}
+
+const CAPABILITIES: Capabilities = {
+  dtypes: new Set(DTYPES.filter((d) => d !== "float64" && d !== "int64")),
+  cores: new Set([...ROW_CORES.map((core) => `row:${core}`), "attention:attention", "attentionBackward:attentionBackward"]),
+  fuse: true,
+};
+
+export class CpuBackend implements Backend {
+  readonly kind = "cpu";
+  readonly capabilities: Capabilities = CAPABILITIES;
+  readonly #addon: Addon;
+
+  constructor(addon: Addon) {
+    this.#addon = addon;
+  }
+
+  get description(): string {
+    return `cpu: ${this.#addon.isa()}, ${this.#addon.threads()} threads`;
+  }
+
+  /** The instruction set in use. */
+  get isa(): string {
+    return this.#addon.isa();
+  }
+
+  get threads(): number {
+    return this.#addon.threads();
+  }
+
+  allocate(byteLength: number): DeviceBuffer {
+    return new HostBuffer(byteLength);
+  }
+
+  write(buffer: DeviceBuffer, bytes: Uint8Array): void {
+    hostBytes(buffer).set(bytes);
+  }
+
+  read(buffer: DeviceBuffer): Promise<Uint8Array> {
+    return Promise.resolve(hostBytes(buffer).slice());
+  }
+
+  prepare(program: Program): Executable {
+    const { words, kernelOf } = lowerProgram(program);
+    const handle = this.#addon.createProgram(words);
+    return {
+      run: async (bindings) => {
+        const fault = await this.#addon.run(handle, bindings.map(hostBytes));
+        return fault === null ? null : { ...fault, kernel: kernelOf[fault.kernel] ?? 0 };
+      },
+      release: () => undefined,
+    };
+  }
 }
