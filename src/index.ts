@@ -2,7 +2,28 @@
 export { type DeviceKind } from "./backends/backend.ts";
 export { BinadeError, type ErrorCode } from "./errors.ts";
 export { type DType, FORMATS } from "./formats/index.ts";
+export * as nn from "./nn/index.ts";
+export {
+  allFinite,
+  clipByGlobalNorm,
+  GradScaler,
+  type GradScalerOptions,
+  globalNorm,
+  type ReadOutcome,
+  readOutcome,
+  type StepOutcome,
+} from "./optim/index.ts";
+export * as optim from "./optim/index.ts";
 export { autocast, autocastDType } from "./precision/autocast.ts";
+export {
+  initialLossScale,
+  isAtFloor,
+  type LossScaleOptions,
+  type LossScaleRule,
+  type LossScaleState,
+  lossScaleRule,
+  nextLossScale,
+} from "./precision/lossScale.ts";
 export { type Compiled, compile, debug } from "./tensor/compile.ts";
 export { arange, fromBytes, full, ones, tensor, type TensorOptions, zeros } from "./tensor/create.ts";
 export { Device } from "./tensor/device.ts";
@@ -21,6 +42,7 @@ export {
   scaledDotProductAttention,
   where,
 } from "./tensor/functions.ts";
-export { type Grads, gradients, gradientsOf, type ScaledLoss } from "./tensor/gradients.ts";
+export { type Grads, gradients, gradientsFrom, gradientsOf, mapGradients, type Parameters, type ScaledLoss } from "./tensor/gradients.ts";
+export { RandomStream } from "./tensor/random.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export { HostNumber, Variable } from "./tensor/variable.ts";

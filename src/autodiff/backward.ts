@@ -4,7 +4,7 @@ import { isFloat } from "../formats/table.ts";
 import { build, describe, type Node } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
 import { showShape } from "../ops/shape.ts";
-import { cotangentDType, fanIn } from "./cotangent.ts";
+import { cotangentDType, fanIn, requestedDType } from "./cotangent.ts";
 
 /**
  * Gradients of a scalar with respect to `targets`, as graph nodes: the shape and dtype of each target.
@@ -21,27 +21,30 @@ export function gradients(scalar: Node, targets: readonly Node[]): ReadonlyMap<N
   return pull(new Map([[scalar, build.constant(1, [], scalar.dtype)]]), targets);
 }
 
-/** Pulls the cotangents `seeds` back to `targets`. */
-function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[]): ReadonlyMap<Node, Node> {
-  const nodes = dependents(topological([...seeds.keys()]), targets);
+/**
+ * Pulls the cotangents `seeds` back to `targets`. `within`: the targets are the operands of one composite, and the walk
+ * ends there. One operand may depend on another (softmaxBackward reads g and out, and g may be made from out); walking
+ * on would count that path here and again in the walk outside.
+ */
+function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[], within = false): ReadonlyMap<Node, Node> {
+  const isTarget = new Set(targets);
+  const nodes = dependents(topological([...seeds.keys()], (node) => within && isTarget.has(node)), isTarget);
   const contributions = new Map<Node, Node[]>();
   for (const [node, g] of seeds) contributions.set(node, [g]);
   const result = new Map<Node, Node>();
-  const isTarget = new Set(targets);
   for (const node of [...nodes].reverse()) {
     const uses = contributions.get(node);
     if (uses === undefined) continue;
     const g = fanIn(uses, cotangentDType(node));
     if (isTarget.has(node)) result.set(node, build.cast(g, node.dtype));
-    spread(node, g, nodes, contributions);
+    if (!within || !isTarget.has(node)) spread(node, g, nodes, contributions);
   }
   return result;
 }
 
 /** The nodes, oldest first, through which a target reaches the seeds. */
-function dependents(nodes: readonly Node[], targets: readonly Node[]): ReadonlySet<Node> {
+function dependents(nodes: readonly Node[], wanted: ReadonlySet<Node>): ReadonlySet<Node> {
   const active = new Set<Node>();
-  const wanted = new Set(targets);
   for (const node of nodes) {
     if (wanted.has(node) || (node.op.vjp !== "none" && node.inputs.some((n) => active.has(n)))) active.add(node);
   }
@@ -64,10 +67,10 @@ function spread(node: Node, g: Node, active: ReadonlySet<Node>, contributions: M
 function operandCotangents(node: Node, g: Node, active: ReadonlySet<Node>): readonly ((() => Node) | null | undefined)[] {
   const { op, inputs, attributes } = node;
   if (op.vjp === "none") return [];
-  if (op.vjp !== "decompose") return op.vjp({ b: build, g, out: node, ins: inputs, attributes, wanted: inputs.map(cotangentDType) });
+  if (op.vjp !== "decompose") return op.vjp({ b: build, g, out: node, ins: inputs, attributes, wanted: inputs.map(requestedDType) });
   if (op.kind !== "composite") throw new BinadeError("internal", `internal: ${op.name} has neither a gradient nor a decomposition`);
   const distinct = [...new Set(inputs)].filter((n) => active.has(n));
-  const through = pull(new Map([[op.decompose(build, inputs, attributes), g]]), distinct);
+  const through = pull(new Map([[op.decompose(build, inputs, attributes), g]]), distinct, true);
   // The pulled cotangent of an operand already covers all its positions: it is handed over once.
   return inputs.map((input, i) => {
     const cotangent = through.get(input);

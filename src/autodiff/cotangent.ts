@@ -19,6 +19,22 @@ export function cotangentDType(node: Node): DType {
   return converts && isFloat(x.dtype) && isFloat(node.dtype) && FORMATS[x.dtype].bits > FORMATS[node.dtype].bits ? x.dtype : node.dtype;
 }
 
+/**
+ * The dtype in which an op is asked for an operand's cotangent: the operand's own, except float32 for a narrower copy of a
+ * leaf. Products and sums that yield a variable's gradient thus leave their float32 accumulators unrounded (invariant 5);
+ * those that yield an activation's cotangent round, as the activation did.
+ */
+export function requestedDType(operand: Node): DType {
+  return leafOf(operand)?.op.kind === "source" ? cotangentDType(operand) : operand.dtype;
+}
+
+/** What an operand is a copy of, through views and casts. */
+function leafOf(node: Node): Node | undefined {
+  const passes = node.op.kind === "movement" || (node.op.kind === "pointwise" && node.op.converts === true);
+  const [x] = node.inputs;
+  return passes && x !== undefined ? leafOf(x) : node;
+}
+
 /** The cotangent of a node from those of its uses, in order: added in at least float32, rounded once. */
 export function fanIn(contributions: readonly Node[], dtype: DType): Node {
   const tiled = tile(contributions);

@@ -30,6 +30,8 @@ export interface Backend {
   readonly capabilities: Capabilities;
   /** One line for people: instruction set, threads, adapter. */
   readonly description: string;
+  /** Worker threads. */
+  readonly threads: number;
   allocate(byteLength: number): DeviceBuffer;
   /** Copies `bytes` to the start of `buffer`. */
   write(buffer: DeviceBuffer, bytes: Uint8Array): void;

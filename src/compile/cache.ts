@@ -1,6 +1,5 @@
 /** Structural keys: two requests of equal structure over different leaves share one program. */
 import { attributesKey, type Node, opId } from "../ir/graph.ts";
-import { topological } from "../ir/walk.ts";
 import { isInput } from "./fuse.ts";
 import type { Request } from "./program.ts";
 
@@ -11,11 +10,26 @@ export interface Structure {
   readonly leaves: readonly Node[];
 }
 
+/** Inputs before users, in the order in which the roots reach them: unlike the order of creation, equal for isomorphic graphs. */
+function postorder(roots: readonly Node[]): readonly Node[] {
+  const done = new Set<Node>();
+  const stack = [...roots].reverse();
+  for (let node = stack.at(-1); node !== undefined; node = stack.at(-1)) {
+    const next = done.has(node) ? undefined : node.inputs.find((n) => !done.has(n));
+    if (next !== undefined) stack.push(next);
+    else {
+      done.add(node);
+      stack.pop();
+    }
+  }
+  return [...done];
+}
+
 export function structureOf({ outputs, assignments }: Request): Structure {
   const roots = [...outputs, ...assignments.keys(), ...assignments.values()];
   const numbers = new Map<Node, number>();
   const leaves: Node[] = [];
-  const lines = topological(roots).map((node, i) => {
+  const lines = postorder(roots).map((node, i) => {
     numbers.set(node, i);
     if (!isInput(node)) return `${opId(node.op)}(${node.inputs.map((n) => numbers.get(n)).join()})${attributesKey(node.attributes)}`;
     leaves.push(node);

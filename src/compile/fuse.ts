@@ -1,7 +1,7 @@
 /** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
 import type { Node } from "../ir/graph.ts";
 import { reshapeView, sameShape, type Shape, sizeOf } from "../ops/shape.ts";
-import { inlined, isCopy, sourceOf } from "./inline.ts";
+import { inlined, isCopy, type Reader, readersOf, sourceOf } from "./inline.ts";
 import { type KernelKind, type Request } from "./program.ts";
 
 /** Nodes that one kernel computes. `domain` is what its pointwise part runs over: for a core with an epilogue, the core's result. */
@@ -68,8 +68,7 @@ export function partition(nodes: readonly Node[], request: Request, fuse: boolea
   const inline = inlined(nodes, required, fuse);
   const computed = nodes.filter((n) => !inline.has(n) && (n.op.kind === "movement" ? isCopy(n) : !isInput(n)));
   const fusion = new Fusion(inline, computed);
-  if (fuse) for (const node of computed) fusion.absorb(node);
-  if (fuse) fusion.joinSiblings();
+  if (fuse) fusion.run(computed, readersOf(nodes), required);
   return { groups: fusion.groups(), inline };
 }
 
@@ -104,6 +103,30 @@ class Fusion {
       if (this.#inline.has(source.base)) yield* this.#operands(source.base);
       else if (!isInput(source.base)) yield source;
     }
+  }
+
+  /** Siblings of native cores, chains into cores, results through expressions, and at last reductions that share a pass. */
+  run(computed: readonly Node[], readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>): void {
+    this.joinSiblings((cluster) => cluster.kind !== "reduce");
+    for (const node of computed) if (HAS_PROLOGUE.has(kindOf(node))) this.#pull(node, readers, required);
+    for (const node of computed) this.absorb(node);
+    this.joinSiblings((cluster) => cluster.kind === "reduce");
+  }
+
+  /** Draws into a core's prologue the expressions that nobody else reads: they cost no memory there. */
+  #pull(node: Node, readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>): void {
+    for (const { base, linear } of [...this.#operands(node)]) {
+      const [producer, consumer] = [this.#clusterOf.get(base), this.#clusterOf.get(node)];
+      if (!linear || producer === undefined || consumer === undefined || producer === consumer || required.has(base)) continue;
+      if (!this.#readOnlyBy(base, consumer, readers) || !this.#canPrepend(producer, consumer) || this.#cycles(producer, consumer)) continue;
+      this.#prepend(producer, consumer);
+      this.#pull(base, readers, required);
+    }
+  }
+
+  /** Every kernel that reads `base`, inlined expressions looked through, is `cluster`. */
+  #readOnlyBy(base: Node, cluster: Cluster, readers: ReadonlyMap<Node, readonly Reader[]>): boolean {
+    return (readers.get(base) ?? []).every(({ node }) => (this.#inline.has(node) ? this.#readOnlyBy(node, cluster, readers) : this.#clusterOf.get(node) === cluster));
   }
 
   /** Merges `node`'s cluster with those of its operands, latest first, wherever that is legal. */
@@ -193,10 +216,10 @@ class Fusion {
   }
 
   /** Cores that one kernel yields together: results of one native core, and reductions of one operand over the same axes. */
-  joinSiblings(): void {
+  joinSiblings(accepts: (cluster: Cluster) => boolean): void {
     const byKey = new Map<string, Cluster>();
     for (const cluster of [...this.#clusters]) {
-      const key = siblingKey(cluster);
+      const key = accepts(cluster) ? siblingKey(cluster) : null;
       const first = key === null ? undefined : byKey.get(key);
       if (key === null) continue;
       if (first === undefined) byKey.set(key, cluster);
@@ -253,7 +276,8 @@ function siblingKey({ kind, cores }: Cluster): string | null {
   }
   if (kind !== "reduce" || !Array.isArray(attributes.axes)) return null;
   const [x] = inputs;
-  return x === undefined ? null : `reduce[${attributes.axes.join(",")}](${sharedOperand(x)})`;
+  // The axes count in the operand's own shape: axis 0 of [2, 6] and of its reshape to [6, 2] are different passes.
+  return x === undefined ? null : `reduce[${attributes.axes.join(",")}]of[${x.shape.join(",")}](${sharedOperand(x)})`;
 }
 
 /** The largest stored value that a reduction's operand is computed from: reductions over one memory stream share a pass. */

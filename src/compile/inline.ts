@@ -47,7 +47,8 @@ export function inlined(nodes: readonly Node[], required: ReadonlySet<Node>, fus
   return new Set(result.keys());
 }
 
-interface Reader {
+/** A node that reads another's elements. */
+export interface Reader {
   readonly node: Node;
   /** Read as it is, element for element. */
   readonly direct: boolean;
@@ -81,7 +82,8 @@ function chainLength(node: Node, known: ReadonlyMap<Node, number>, readers: Read
   const converts = op.kind === "pointwise" && op.converts === true;
   if (!uses.every((use) => use.direct && (absorbsAny(use.node) || (converts && use.node.op.kind === "contraction")))) return null;
   if (generated) return 1;
-  if (uses.length < 2 && !uses.some((use) => use.node.op.kind === "contraction")) return null;
+  const widens = converts && node.inputs.every((n) => byteSize(n.dtype) < byteSize(node.dtype));
+  if (uses.length < 2 && !widens && !uses.some((use) => use.node.op.kind === "contraction")) return null;
   const operands = [...new Set(node.inputs)];
   const length = 1 + operands.reduce((sum, n) => sum + (known.get(n) ?? 0), 0);
   const readsStored = uses.some((use) => use.node.op.kind === "contraction") ? operands.every((n) => !known.has(n)) : true;

@@ -1,9 +1,9 @@
 /** Local rewrites that change no bit of any result, and the decomposition of composites that the backend does not claim. */
-import { FORMATS, isFloat, type DType } from "../formats/table.ts";
+import { byteSize, FORMATS, isFloat, type DType } from "../formats/table.ts";
 import { build, createNode, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
 import type { OpOf, PointwiseRow } from "../ops/define.ts";
-import { isContiguous, sameShape } from "../ops/shape.ts";
+import { isContiguous, sameShape, sizeOf } from "../ops/shape.ts";
 import { sourceOf } from "./inline.ts";
 import type { Capabilities, Request } from "./program.ts";
 
@@ -87,12 +87,38 @@ const castOfCast: Rule = (node) => {
   return isFloat(node.dtype) && contains(inner.dtype, x.dtype) ? build.cast(x, node.dtype) : undefined;
 };
 
-/** Views go below casts, so that a kernel reads memory through one view and converts what it loaded. */
+/**
+ * Casts that widen, and casts of leaves, stand above views: a kernel reads memory through one view and converts what it
+ * loaded. Casts that narrow an intermediate stand below views: its narrow form is stored once and seen in many ways.
+ */
 const movementOfCast: Rule = (node) => {
   const [inner] = node.inputs;
   const x = inner?.inputs[0];
   if (node.op.kind !== "movement" || inner === undefined || x === undefined || !isCast(inner)) return undefined;
-  return build.cast(createNode(node.op, [x], node.attributes), node.dtype);
+  const moved = createNode(node.op, [x], node.attributes);
+  return readsAsStored(inner, moved) ? build.cast(moved, node.dtype) : undefined;
+};
+
+const castOfMovement: Rule = (node) => {
+  const [inner] = node.inputs;
+  const x = inner?.inputs[0];
+  if (!isCast(node) || inner?.op.kind !== "movement" || x === undefined || readsAsStored(node, inner)) return undefined;
+  // A slice would cast what it leaves out.
+  return sizeOf(inner.shape) < sizeOf(x.shape) ? undefined : createNode(inner.op, [build.cast(x, node.dtype)], inner.attributes);
+};
+
+/** The cast's operand is what memory holds: a leaf, or the narrower form. */
+function readsAsStored(cast: Node, x: Node): boolean {
+  return byteSize(x.dtype) <= byteSize(cast.dtype) || sourceOf(x).base.op.kind === "source";
+}
+
+/** Placing widened parts is widening the placed parts. */
+const placementOfCasts: Rule = (node) => {
+  const [first] = node.inputs;
+  const from = first?.inputs[0]?.dtype;
+  if (node.op.kind !== "placement" || from === undefined || byteSize(from) >= byteSize(node.dtype)) return undefined;
+  if (!node.inputs.every((n) => isCast(n) && n.inputs[0]?.dtype === from)) return undefined;
+  return build.cast(createNode(node.op, node.inputs.flatMap((n) => n.inputs), node.attributes), node.dtype);
 };
 
 const movementOfLiteral: Rule = (node) => {
@@ -144,4 +170,4 @@ const multiplyByOne: Rule = (node) => {
 
 const isOne = (node: Node): boolean => isLiteral(node) && node.attributes.value === 1;
 
-const RULES: readonly Rule[] = [castOfCast, movementOfLiteral, movementOfCast, movementOfMovement, transposeOfProduct, multiplyByOne];
+const RULES: readonly Rule[] = [castOfCast, movementOfLiteral, movementOfCast, castOfMovement, placementOfCasts, movementOfMovement, transposeOfProduct, multiplyByOne];

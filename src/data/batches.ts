@@ -46,8 +46,10 @@ export class ByteBatches implements IndexedSource<ByteBatch> {
   /** `windowsPerEpoch` / batch; not always an integer. */
   readonly batchesPerEpoch: number;
   readonly #bytes: Uint8Array;
-  readonly #batch: number;
-  readonly #context: number;
+  /** Windows per batch. */
+  readonly batchSize: number;
+  /** Bytes per window. */
+  readonly context: number;
   readonly #seed: number;
   readonly #phases: number;
 
@@ -57,8 +59,8 @@ export class ByteBatches implements IndexedSource<ByteBatch> {
     requireInteger("ByteBatches: seed", seed, 0, Number.MAX_SAFE_INTEGER);
     requireWindow("ByteBatches", bytes.length, context);
     this.#bytes = bytes;
-    this.#batch = batch;
-    this.#context = context;
+    this.batchSize = batch;
+    this.context = context;
     this.#seed = seed;
     // One window less than would fit leaves room for every phase from 0 to context − 1 with the same count in each
     // epoch.
@@ -69,10 +71,10 @@ export class ByteBatches implements IndexedSource<ByteBatch> {
 
   /** @throws BinadeError `index.outOfRange` unless `index` is an integer ≥ 0. */
   batch(index: number): ByteBatch {
-    requireIndex("ByteBatches", index, Math.floor(Number.MAX_SAFE_INTEGER / this.#batch));
-    const starts = Array.from({ length: this.#batch }, (_, row) => this.#start(index * this.#batch + row));
-    const epoch = Math.floor((index * this.#batch) / this.windowsPerEpoch);
-    return readWindows(this.#bytes, starts, this.#context, index, epoch);
+    requireIndex("ByteBatches", index, Math.floor(Number.MAX_SAFE_INTEGER / this.batchSize));
+    const starts = Array.from({ length: this.batchSize }, (_, row) => this.#start(index * this.batchSize + row));
+    const epoch = Math.floor((index * this.batchSize) / this.windowsPerEpoch);
+    return readWindows(this.#bytes, starts, this.context, index, epoch);
   }
 
   batches(options?: BatchesOptions): AsyncIterable<ByteBatch> {
@@ -84,7 +86,7 @@ export class ByteBatches implements IndexedSource<ByteBatch> {
     const epoch = Math.floor(sample / this.windowsPerEpoch);
     const phase = epochOffset(this.#phases, this.#seed, epoch);
     return (
-      phase + permutedIndex(sample % this.windowsPerEpoch, this.windowsPerEpoch, this.#seed, epoch) * this.#context
+      phase + permutedIndex(sample % this.windowsPerEpoch, this.windowsPerEpoch, this.#seed, epoch) * this.context
     );
   }
 }

@@ -36,11 +36,22 @@ export function createNode(op: Op, inputs: readonly Node[], attributes: Attribut
   const known = interned.get(key)?.deref();
   if (known !== undefined) return known;
   const { shape, dtype } = inferNamed(op, inputs, attributes);
-  const node: Node = Object.freeze({ id: created++, op, inputs: Object.freeze([...inputs]), attributes: Object.freeze({ ...attributes }), shape, dtype });
+  const node: Node = Object.freeze({
+    id: created++,
+    op,
+    inputs: Object.freeze([...inputs]),
+    attributes: frozen(attributes),
+    shape: Object.freeze([...shape]),
+    dtype,
+  });
   interned.set(key, new WeakRef(node));
   forgotten.register(node, key);
   return node;
 }
+
+/** A copy whose lists are copies too: a caller that changes its own list later changes no node. */
+const frozen = (attributes: Attributes): Attributes =>
+  Object.freeze(Object.fromEntries(Object.entries(attributes).map(([name, v]) => [name, typeof v === "object" ? Object.freeze([...v]) : v])));
 
 function inferNamed(op: Op, inputs: readonly Node[], attributes: Attributes): ReturnType<Op["infer"]> {
   try {

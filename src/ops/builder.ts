@@ -1,4 +1,6 @@
 /** Builds nodes by name: the vocabulary in which gradients, decompositions and the public API are written. */
+import { BinadeError } from "../errors.ts";
+import { round } from "../formats/codec.ts";
 import { type DType, isFloat } from "../formats/table.ts";
 import { COMPOSITE } from "./composite.ts";
 import type { Attributes, Node, Op } from "./define.ts";
@@ -26,9 +28,12 @@ export function makeBuilder(node: NodeFactory) {
   const constant = (value: number, shape: Shape = [], dtype: DType = "float32"): Node =>
     node(SOURCE.constant, [], { value, shape, dtype });
 
-  /** A literal next to `like`: float32 beside any narrower float, else the operand's own dtype. */
-  const literal = (value: number, like: Node): Node =>
-    constant(value, like.shape, isFloat(like.dtype) ? accumulatorOf(like.dtype) : like.dtype);
+  /** A literal next to `like`: float32 beside any narrower float, else the operand's own dtype, which must hold it exactly. */
+  const literal = (value: number, like: Node): Node => {
+    if (isFloat(like.dtype)) return constant(value, like.shape, accumulatorOf(like.dtype));
+    if (round(value, like.dtype) === value) return constant(value, like.shape, like.dtype);
+    throw new BinadeError("value.range", `the number ${value} is not a value of ${like.dtype}; cast the tensor first, for instance x.cast("float32")`);
+  };
 
   const broadcastTo = (x: Node, shape: Shape): Node =>
     sameShape(x.shape, shape) ? x : node(MOVEMENT.broadcast, [x], { shape });
@@ -65,6 +70,7 @@ export function makeBuilder(node: NodeFactory) {
   };
 
   const mean = (x: Node, axes: readonly number[]): Node => {
+    if (!isFloat(x.dtype)) throw new BinadeError("dtype.unsupported", `mean: expected a floating dtype, got ${x.dtype}; cast it first, for instance x.cast("float32")`);
     const count = axes.reduce((n, axis) => n * extent(x.shape, axis), 1);
     return cast(pointwise(ELEMENTWISE.mul, [sum(x, axes, accumulatorOf(x.dtype)), 1 / count]), x.dtype);
   };

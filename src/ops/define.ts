@@ -78,6 +78,8 @@ export interface PointwiseRow extends Row {
   readonly domain: Domain;
   /** Cheap enough to recompute in every kernel that reads it: at most a few instructions. */
   readonly cheap: boolean;
+  /** Operand i is operand `copies[i]` in another form; tests give both one value. */
+  readonly copies?: Readonly<Record<number, number>>;
   /** Changes the dtype and nothing else: its gradient is the cotangent in the operand's dtype. */
   readonly converts?: boolean;
 }

@@ -35,6 +35,12 @@ export const ELEMENTWISE = nameRows({
     value: (x, y) => mul(x, y),
     vjp: ({ g, ins: [x, y] }) => [mul(g, y), mul(g, x)],
   }),
+  /** x · z, whose gradient for z reads y: the copy of x that was saved for backward, in whatever form. */
+  mulSaved: pointwise({
+    arity: 3, accepts: "float", result: "same", autocast: "as-is", ulps: 0.5, domain: wideDomain, cheap: true, copies: { 1: 0 },
+    value: (x, _, z) => mul(x, z),
+    vjp: ({ g, ins: [, y, z] }) => [mul(g, z), c(0), mul(g, y)],
+  }),
   div: pointwise({
     arity: 2, accepts: "float", result: "same", autocast: "widest", ulps: 0.5, domain: { low: 0.5, high: 4 }, cheap: true,
     value: (x, y) => div(x, y),
@@ -158,10 +164,10 @@ export const ELEMENTWISE = nameRows({
   pow: pointwise({
     arity: 2, accepts: "float", result: "same", autocast: "wide", ulps: 3, domain: { low: 0.2, high: 3 },
     value: (x, y) => pow(x, y),
-    // y = 0 makes x^(y−1) infinite at x = 0, and x = 0 makes log(x) infinite: both partials are 0 there.
+    // y = 0 makes x^(y−1) infinite at x = 0, and x = 0 makes log(x) infinite: the limits from x > 0 on are 0 for y ≥ 0.
     vjp: ({ g, out, ins: [x, y] }) => [
       select(eq(y, c(0)), c(0), mul(g, mul(y, pow(x, sub(y, c(1)))))),
-      select(eq(out, c(0)), c(0), mul(g, mul(out, log(x)))),
+      select(and(eq(x, c(0)), ge(y, c(0))), c(0), mul(g, mul(out, log(x)))),
     ],
   }),
   relu: pointwise({

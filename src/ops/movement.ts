@@ -4,9 +4,9 @@ import { type DType, isFloat } from "../formats/table.ts";
 import { type Attributes, type Infer, listOf, type MovementRow, nameRows, type PlacementRow, type PointwiseRow } from "./define.ts";
 import { slot } from "./expr.ts";
 import { commonDType } from "./pointwise.ts";
-import { broadcastView, extent, permuteView, reshapeView, type Shape, showShape, sizeOf, sliceView } from "./shape.ts";
+import { broadcastView, extent, permuteView, requireShape, reshapeView, type Shape, showShape, sizeOf, sliceView } from "./shape.ts";
 
-const shapeAttribute: Infer = ([x], attributes) => ({ shape: listOf(attributes, "shape"), dtype: x?.dtype ?? "float32" });
+const shapeAttribute: Infer = ([x], attributes) => ({ shape: requireShape(listOf(attributes, "shape")), dtype: x?.dtype ?? "float32" });
 
 const cast: PointwiseRow = {
   kind: "pointwise",
@@ -80,10 +80,10 @@ const slice: MovementRow = {
   kind: "movement",
   autocast: "as-is",
   infer: ([x], attributes) => {
-    const [starts, shape] = [listOf(attributes, "starts"), listOf(attributes, "shape")];
+    const [starts, shape] = [listOf(attributes, "starts"), requireShape(listOf(attributes, "shape"))];
     const from = x?.shape ?? [];
-    if (starts.length !== from.length || shape.length !== from.length || starts.some((s, i) => s < 0 || s + extent(shape, i) > extent(from, i))) {
-      throw new BinadeError("shape.invalid", `box at [${starts.join(", ")}] of shape ${showShape(shape)} does not lie inside ${showShape(from)}`);
+    if (starts.length !== from.length || shape.length !== from.length || starts.some((s, i) => !Number.isInteger(s) || s < 0 || s + extent(shape, i) > extent(from, i))) {
+      throw new BinadeError("shape.invalid", `box at [${starts.join(", ")}] of shape ${showShape(shape)} does not lie inside ${showShape(from)}; move or shrink it`);
     }
     return { shape, dtype: x?.dtype ?? "float32" };
   },
@@ -100,7 +100,7 @@ const pad: PlacementRow = {
     const starts = listOf(attributes, "starts");
     const from = inputs[0]?.shape ?? [];
     if (starts.length !== shape.length || from.length !== shape.length || from.some((n, i) => extent(starts, i) < 0 || extent(starts, i) + n > extent(shape, i))) {
-      throw new BinadeError("shape.invalid", `${showShape(from)} at [${starts.join(", ")}] does not lie inside ${showShape(shape)}`);
+      throw new BinadeError("shape.invalid", `${showShape(from)} at [${starts.join(", ")}] does not lie inside ${showShape(shape)}; move it or enlarge the shape`);
     }
     return { shape, dtype };
   },

@@ -1,15 +1,20 @@
 /** Reductions along axes. Sums accumulate in float32 at least (invariant 4); a 16-bit result is rounded once, at the end. */
 import { BinadeError } from "../errors.ts";
-import { isFloat } from "../formats/table.ts";
+import { type DType, isFloat } from "../formats/table.ts";
 import { type Autocast, type Combine, type Infer, listOf, nameRows, type ReduceRow, type Vjp } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { extent } from "./shape.ts";
+
+const SUMMED: readonly DType[] = ["int32", "uint32"];
 
 const inferReduced =
   (result: "attribute" | "same" | "int32"): Infer =>
   ([x], attributes) => {
     const axes = listOf(attributes, "axes");
     const from = x?.shape ?? [];
+    if (result === "attribute" && x !== undefined && !SUMMED.some((d) => d === x.dtype) && !isFloat(x.dtype)) {
+      throw new BinadeError("dtype.unsupported", `expected a floating dtype, int32 or uint32, got ${x.dtype}, which cannot hold a sum; cast it first, for instance x.cast("int32")`);
+    }
     if (result !== "attribute" && axes.some((axis) => extent(from, axis) === 0)) {
       throw new BinadeError("shape.invalid", `no elements along axes [${axes.join(", ")}] of shape [${from.join(", ")}]; an empty maximum does not exist`);
     }

@@ -15,6 +15,12 @@ export const sizeOf = (shape: Shape): number => shape.reduce((a, b) => a * b, 1)
 export const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
 export const showShape = (shape: Shape): string => `[${shape.join(", ")}]`;
 
+/** The shape itself, if every extent is a whole number that is not negative. */
+export function requireShape(shape: Shape): Shape {
+  if (shape.every((n) => Number.isInteger(n) && n >= 0)) return shape;
+  throw new BinadeError("shape.invalid", `shape ${showShape(shape)}: expected extents that are whole numbers from 0 on; correct the one that is not`);
+}
+
 /** Extent of axis `axis`; an axis outside the shape is a fault of the caller. */
 export function extent(shape: readonly number[], axis: number): number {
   const n = shape[axis];

@@ -67,7 +67,15 @@ export function lossScaleRule(options: LossScaleOptions = {}): LossScaleRule {
   return rule;
 }
 
-function checkRule({ initialScale, growthFactor, backoffFactor, growthInterval, floor, ceiling, profile }: LossScaleRule): void {
+function checkRule({
+  initialScale,
+  growthFactor,
+  backoffFactor,
+  growthInterval,
+  floor,
+  ceiling,
+  profile,
+}: LossScaleRule): void {
   requireNumber("initialScale", initialScale, isPositive, "a number > 0 within float32");
   requireNumber("growthFactor", growthFactor, (v) => v > 1 && Number.isFinite(v), "a finite number > 1");
   requireNumber("backoffFactor", backoffFactor, (v) => v > 0 && v < 1, "a number between 0 and 1, both excluded");

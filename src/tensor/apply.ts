@@ -3,7 +3,7 @@ import type { DType } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import type { Attributes, Op } from "../ops/define.ts";
 import { OPS } from "../ops/index.ts";
-import { normalizeAxes } from "../ops/shape.ts";
+import { broadcastShapes, normalizeAxes } from "../ops/shape.ts";
 import { castOperands } from "../precision/autocast.ts";
 
 type Names<K extends Op["kind"]> = { [N in keyof typeof OPS]: (typeof OPS)[N]["kind"] extends K ? N : never }[keyof typeof OPS];
@@ -50,8 +50,8 @@ export function matmul(a: Node, w: Node): Node {
   const [x = a, y = w] = castOperands(OPS.matmul, [a, w]);
   const left = x.shape.length === 1 ? build.reshape(x, [1, ...x.shape]) : x;
   const right = y.shape.length === 1 ? build.reshape(y, [...y.shape, 1]) : y;
-  if (right.shape.length === 2 && left.shape.length > 2) return rowsTimesMatrix(left, right);
-  const product = build.matmul(...broadcastBatch(left, right));
+  const flat = right.shape.length === 2 && left.shape.length > 2;
+  const product = flat ? rowsTimesMatrix(left, right) : build.matmul(...broadcastBatch(left, right));
   const shape = product.shape.filter((_, i, { length }) => !(x.shape.length === 1 && i === length - 2) && !(y.shape.length === 1 && i === length - 1));
   return build.reshape(product, shape);
 }
@@ -65,11 +65,7 @@ export function rowsTimesMatrix(x: Node, w: Node, dtype: DType = x.dtype): Node 
 }
 
 function broadcastBatch(a: Node, w: Node): [Node, Node] {
-  const rank = Math.max(a.shape.length, w.shape.length);
-  const batch = Array.from({ length: rank - 2 }, (_, i) => {
-    const [p, q] = [a.shape[i - rank + a.shape.length] ?? 1, w.shape[i - rank + w.shape.length] ?? 1];
-    return p === 1 ? q : p;
-  });
+  const batch = broadcastShapes(a.shape.slice(0, -2), w.shape.slice(0, -2), "matmul");
   return [build.broadcastTo(a, [...batch, ...a.shape.slice(-2)]), build.broadcastTo(w, [...batch, ...w.shape.slice(-2)])];
 }
 

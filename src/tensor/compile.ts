@@ -1,11 +1,12 @@
 /** compile: records a function of tensors once, and replays it as one program. */
+import type { DeviceBuffer } from "../backends/backend.ts";
 import { BinadeError } from "../errors.ts";
 import { createInput, type Node } from "../ir/graph.ts";
 import { showShape } from "../ops/shape.ts";
 import { type Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
-import { realize } from "./realize.ts";
-import { deviceOf, execute, leafOverBuffer, type LeafValue, requireValue, substituteRealized } from "./runtime.ts";
+import { realize, refuseInTrace } from "./realize.ts";
+import { deviceOf, execute, leafFromBytes, leafOverBuffer, type LeafValue, requireValue, substituteRealized } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace, recording, type Trace } from "./trace.ts";
 import { dropPending, takePending, type Variable } from "./variable.ts";
@@ -21,6 +22,15 @@ export interface Compiled<A extends readonly Tensor[], R> {
 
 const MANY_TRACES = 8;
 
+let turn: Promise<unknown> = Promise.resolve();
+
+/** Calls take turns until their run is queued: runs start in the order of the calls, whatever must be recorded or computed first. */
+function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  const result = turn.then(work);
+  turn = result.catch(() => undefined);
+  return result;
+}
+
 /**
  * Records `fn` on its first call and replays the recording afterwards: one native call per step, no allocation but the
  * results. Variables assigned inside are updated in place, together, at the end. Another shape, dtype or mode records anew.
@@ -33,17 +43,19 @@ const MANY_TRACES = 8;
  */
 export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): Compiled<A, R> {
   const recordings: Recording<R>[] = [];
-  const call = async (...args: A): Promise<R> => {
-    let found = recordings.find((r) => r.matches(args));
-    if (found === undefined) {
-      await realize([]);
-      found = new Recording(fn, args);
-      recordings.push(found);
-      if (recordings.length === MANY_TRACES + 1) {
-        console.warn(`binade: compile recorded a function ${recordings.length} times for different shapes or modes; pad or drop the last batch so that shapes repeat`);
-      }
+  const record = async (args: A): Promise<Recording<R>> => {
+    await realize([]);
+    const recording = new Recording(fn, args);
+    recordings.push(recording);
+    if (recordings.length === MANY_TRACES + 1) {
+      console.warn(`binade: compile recorded a function ${recordings.length} times for different shapes or modes; pad or drop the last batch so that shapes repeat`);
     }
-    return found.run(args);
+    return recording;
+  };
+  const call = async (...args: A): Promise<R> => {
+    refuseInTrace();
+    const finish = await inTurn(async () => (recordings.find((r) => r.matches(args)) ?? (await record(args))).start(args));
+    return finish();
   };
   return Object.defineProperties(call, {
     traces: { get: () => recordings.length },
@@ -86,22 +98,34 @@ class Recording<R> {
     return signatureOf(args) === this.#signature && this.#trace.guards.every((g) => g.read() === g.value);
   }
 
-  async run(args: readonly Tensor[]): Promise<R> {
+  /** Queues a run; resolves, once it is queued, to what awaits its results. */
+  async start(args: readonly Tensor[]): Promise<() => Promise<R>> {
     const leaves = await realize(args.map((a) => a.node));
+    const argumentValues = await Promise.all(leaves.map((leaf) => this.#argument(leaf)));
     // A new version begins: graphs built from the old value must not read the new one.
     for (const variable of this.#assigned) variable.commit();
-    const argumentValues = leaves.map(requireValue);
-    const device = this.#device;
-    const buffers = await device.enqueue(() =>
-      execute(device, this.#prepared, (position) => {
+    const run = this.#device.enqueue(() =>
+      execute(this.#device, this.#prepared, (position) => {
         const source = this.#leafSources[position];
         return source?.kind === "argument" ? (argumentValues[source.index] as LeafValue) : (source as { value: LeafValue }).value;
       }),
     );
+    return () => this.#finish(run);
+  }
+
+  /** An argument's value; a copy where it is the memory of a variable that this very run overwrites. */
+  async #argument(leaf: Node): Promise<LeafValue> {
+    if (!this.#assigned.some((variable) => variable.leaf === leaf)) return requireValue(leaf);
+    const bytes = await new Tensor(leaf).bytes();
+    return requireValue(leafFromBytes(this.#device, leaf.shape, leaf.dtype, bytes).leaf);
+  }
+
+  async #finish(run: Promise<readonly DeviceBuffer[]>): Promise<R> {
+    const buffers = await run;
     const tensors = this.#outputs.map((node, i) => {
       const buffer = buffers[i];
       if (buffer === undefined) throw new BinadeError("internal", "internal: a program returned too few outputs");
-      return new Tensor(leafOverBuffer(device, node.shape, node.dtype, buffer));
+      return new Tensor(leafOverBuffer(this.#device, node.shape, node.dtype, buffer));
     });
     const returned = tensors.slice(0, tensors.length - this.#trace.probes.length);
     await this.#print(tensors.slice(returned.length));

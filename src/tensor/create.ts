@@ -2,6 +2,7 @@
 import { BinadeError } from "../errors.ts";
 import { type DType, encodeArray } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
+import { OPS } from "../ops/index.ts";
 import { type Shape, showShape, sizeOf } from "../ops/shape.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
@@ -68,7 +69,7 @@ export function fromBytes(bytes: Uint8Array, options: TensorOptions & { readonly
 
 /** Every element `value`; nothing is stored. */
 export function full(shape: Shape, value: number, dtype: DType = "float32"): Tensor {
-  return new Tensor(build.cast(build.constant(value, shape, dtype), dtype));
+  return new Tensor(build.node(OPS.full, [], { value, shape, dtype }));
 }
 export const zeros = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 0, dtype);
 export const ones = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 1, dtype);

@@ -53,22 +53,21 @@ export interface NormOptions {
  * normalised value in the compute dtype, and never x. Source: arXiv:1607.06450.
  */
 export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
-  return affine(normalize(x, eps, true), weight, bias);
+  return norm(x, { eps, center: true }, weight, bias);
 }
 
 /** x / √(mean(x²) + eps) · weight over the last axis. Source: arXiv:1910.07467. */
 export function rmsNorm(x: Tensor, weight?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
-  return affine(normalize(x, eps, false), weight, undefined);
+  return norm(x, { eps, center: false }, weight, undefined);
 }
 
-function normalize(x: Tensor, eps: number, center: boolean): Tensor {
+function norm(x: Tensor, { eps, center }: { readonly eps: number; readonly center: boolean }, weight: Tensor | undefined, bias: Tensor | undefined): Tensor {
   if (!(eps >= 0) || x.shape.length === 0) throw new BinadeError("value.range", `norm: eps is ${eps} and the shape [${x.shape.join(", ")}]; expected eps ≥ 0 and at least one axis`);
-  const saved = autocastDType() ?? (x.dtype === "float64" ? "float64" : x.dtype);
-  return new Tensor(composite("normalize", [x.node], { eps, center, saved }));
-}
-
-function affine(x: Tensor, weight: Tensor | undefined, bias: Tensor | undefined): Tensor {
-  const scaled = weight === undefined ? x : x.mul(weight);
+  const saved = autocastDType() ?? x.dtype;
+  const normalized = composite("normalize", [x.node], { eps, center, saved });
+  if (weight === undefined) return new Tensor(normalized);
+  const copy = build.cast(build.cast(normalized, saved), normalized.dtype);
+  const scaled = new Tensor(pointwise("mulSaved", [normalized, copy, weight.node]));
   return bias === undefined ? scaled : scaled.add(bias);
 }
 

@@ -7,11 +7,16 @@ import { deviceOf, execute, leafOverBuffer, markRealized, realizedLeaf, requireV
 import { isTracing } from "./trace.ts";
 import { takePending } from "./variable.ts";
 
-/** Computes `nodes` and commits every pending assignment; resolves to the leaves that hold the values. */
-export async function realize(nodes: readonly Node[]): Promise<readonly Node[]> {
+/** Throws if a compiled function is being recorded: nothing has a value there. */
+export function refuseInTrace(): void {
   if (isTracing()) {
     throw new BinadeError("trace.read", "compile: a value was read inside the function, which only records; return the tensor and read it outside, or use debug(tensor, label)");
   }
+}
+
+/** Computes `nodes` and commits every pending assignment; resolves to the leaves that hold the values. */
+export async function realize(nodes: readonly Node[]): Promise<readonly Node[]> {
+  refuseInTrace();
   const wanted = [...new Set(nodes)].filter((n) => realizedLeaf(n) === n && !isLeaf(n));
   const assignments = takePending();
   if (wanted.length > 0 || assignments.size > 0) await run(wanted, assignments);

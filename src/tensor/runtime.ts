@@ -27,10 +27,25 @@ export function leafFromBytes(device: Device, shape: readonly number[], dtype: D
   return { leaf: leafOverBuffer(device, shape, dtype, buffer), buffer };
 }
 
+/** Gives memory back when the last holder of a leaf's value is collected. It watches the value: recordings hold values without their leaves. */
+const collected = new FinalizationRegistry<{ readonly device: Device; readonly buffer: DeviceBuffer }>(({ device, buffer }) => device.release(buffer));
+
+/** A fresh leaf that owns `buffer`. */
 export function leafOverBuffer(device: Device, shape: readonly number[], dtype: DType, buffer: DeviceBuffer): Node {
   const leaf = createInput(shape, dtype);
-  values.set(leaf, { kind: "buffer", device, buffer: () => buffer });
+  const value: LeafValue = { kind: "buffer", device, buffer: () => buffer };
+  values.set(leaf, value);
+  collected.register(value, { device, buffer }, value);
   return leaf;
+}
+
+/** Releases what a computed node owns, after every queued run. A variable's memory and uncomputed nodes are left alone. */
+export function releaseNode(node: Node): void {
+  const leaf = realizedLeaf(node);
+  const value = values.get(leaf);
+  if (value?.kind !== "buffer" || !collected.unregister(value)) return;
+  values.delete(leaf);
+  void value.device.enqueue(async () => value.device.release(value.buffer()));
 }
 
 /** Replaces what was computed before by the leaves that hold it. */

@@ -5,7 +5,7 @@ import { build, type Node } from "../ir/graph.ts";
 import { normalizeAxis, type Shape, showShape, sizeOf } from "../ops/shape.ts";
 import { axesOf, composite, matmul, pointwise, type PointwiseName, reduce, type ReduceName } from "./apply.ts";
 import { realize } from "./realize.ts";
-import { forgetLeaf, requireValue } from "./runtime.ts";
+import { releaseNode, requireValue } from "./runtime.ts";
 
 /** A tensor or a number that takes part in arithmetic. */
 export type Operand = Tensor | number;
@@ -126,7 +126,11 @@ export class Tensor {
   /** The same elements in another shape; one extent may be −1 and is computed. */
   reshape(shape: Shape): Tensor {
     const known = shape.filter((n) => n !== -1).reduce((a, b) => a * b, 1);
-    return new Tensor(build.reshape(this.node, shape.map((n) => (n === -1 ? this.size / known : n))));
+    const rest = this.size / known;
+    if (shape.includes(-1) && (!Number.isInteger(rest) || shape.indexOf(-1) !== shape.lastIndexOf(-1))) {
+      throw new BinadeError("shape.mismatch", `reshape: the ${this.size} elements of ${showShape(this.shape)} leave no single extent for −1 in ${showShape(shape)}; state the extents`);
+    }
+    return new Tensor(build.reshape(this.node, shape.map((n) => (n === -1 ? rest : n))));
   }
   /** Axes in another order. */
   permute(order: readonly number[]): Tensor {
@@ -187,9 +191,9 @@ export class Tensor {
     return `${this.dtype} ${showShape(this.shape)} [${shown.join(", ")}${values.length > 16 ? ", …" : ""}]`;
   }
 
-  /** Frees the memory of a computed tensor now; otherwise the collector does in the end. */
+  /** Frees the memory of a computed tensor once queued runs are done; otherwise the collector does in the end. Never a variable's. */
   dispose(): void {
-    forgetLeaf(this.node);
+    releaseNode(this.node);
   }
 
   [Symbol.dispose](): void {

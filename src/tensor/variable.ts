@@ -6,6 +6,7 @@ import { createInput, type Node } from "../ir/graph.ts";
 import { sameShape, type Shape, showShape, sizeOf } from "../ops/shape.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
+import { realize } from "./realize.ts";
 import { forgetLeaf, setLeafValue } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -99,8 +100,9 @@ export class Variable {
     this.#value = this.#leaf;
   }
 
-  /** Stored bytes, after every queued run. */
+  /** Stored bytes, after every assignment and every queued run. */
   async bytes(): Promise<Uint8Array> {
+    await realize([]);
     return this.device.enqueue(() => this.device.backend.read(this.#buffer));
   }
 
@@ -118,13 +120,31 @@ export class Variable {
 
 /** A number of the host that compiled steps read anew at every call: the learning rate, a switch. float32. */
 export class HostNumber {
-  value: number;
-  readonly #leaf: Node;
+  readonly #name: string;
+  #value: number;
+  #leaf: Node;
 
   constructor(name: string, value: number) {
-    this.value = value;
-    this.#leaf = createInput([], "float32", name);
-    setLeafValue(this.#leaf, { kind: "host", bytes: () => new Uint8Array(new Float32Array([this.value]).buffer) });
+    this.#name = name;
+    this.#value = value;
+    this.#leaf = this.#freshLeaf();
+  }
+
+  get value(): number {
+    return this.#value;
+  }
+
+  /** A new leaf goes with a new value: results that were computed from the old one stay its results. */
+  set value(value: number) {
+    if (Object.is(value, this.#value)) return;
+    this.#value = value;
+    this.#leaf = this.#freshLeaf();
+  }
+
+  #freshLeaf(): Node {
+    const leaf = createInput([], "float32", this.#name);
+    setLeafValue(leaf, { kind: "host", bytes: () => new Uint8Array(new Float32Array([this.#value]).buffer) });
+    return leaf;
   }
 
   read(): Tensor {

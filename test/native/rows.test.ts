@@ -55,6 +55,13 @@ function runCore(core: Core, rows: number, n: number, inputs: readonly Buffer[],
   return { outputs, fault };
 }
 
+/** The largest value, the exponentials relative to it, and their sum. */
+function exponentials(x: readonly number[]): { greatest: number; e: number[]; sum: number } {
+  const greatest = Math.max(...x);
+  const e = x.map((v) => Math.exp(v - greatest));
+  return { greatest, e, sum: total(e) };
+}
+
 const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
 /** Outputs of one row in float64. */
@@ -62,26 +69,32 @@ const MEANING: Readonly<
   Record<Core, (inputs: readonly (readonly number[])[], parameters: readonly number[]) => number[][]>
 > = {
   softmax: ([x = []]) => {
-    const e = x.map((v) => Math.exp(v - Math.max(...x)));
-    return [e.map((v) => v / total(e))];
+    const { e, sum } = exponentials(x);
+    return [e.map((v) => v / sum)];
   },
   softmaxBackward: ([g = [], p = []]) => {
     const dot = total(g.map((v, i) => v * at(p, i)));
     return [g.map((v, i) => at(p, i) * (v - dot))];
   },
   logSoftmax: ([x = []]) => {
-    const log = Math.max(...x) + Math.log(total(x.map((v) => Math.exp(v - Math.max(...x)))));
-    return [x.map((v) => v - log)];
+    const { greatest, sum } = exponentials(x);
+    return [x.map((v) => v - greatest - Math.log(sum))];
   },
-  logSoftmaxBackward: ([g = [], y = []]) => [g.map((v, i) => v - Math.exp(at(y, i)) * total([...g]))],
-  logSumExp: ([x = []]) => [[Math.max(...x) + Math.log(total(x.map((v) => Math.exp(v - Math.max(...x)))))]],
+  logSoftmaxBackward: ([g = [], y = []]) => {
+    const sum = total(g);
+    return [g.map((v, i) => v - Math.exp(at(y, i)) * sum)];
+  },
+  logSumExp: ([x = []]) => {
+    const { greatest, sum } = exponentials(x);
+    return [[greatest + Math.log(sum)]];
+  },
   normalize: ([x = []], [eps = 0, center = 0]) => {
-    const mean = center === 1 ? total([...x]) / x.length : 0;
+    const mean = center === 1 ? total(x) / x.length : 0;
     const inverse = 1 / Math.sqrt(total(x.map((v) => (v - mean) ** 2)) / x.length + eps);
     return [x.map((v) => (v - mean) * inverse), [inverse]];
   },
   normalizeBackward: ([g = [], y = [], [inverse = 0] = []], [center = 0]) => {
-    const mean = center === 1 ? total([...g]) / g.length : 0;
+    const mean = center === 1 ? total(g) / g.length : 0;
     const projection = total(g.map((v, i) => v * at(y, i))) / g.length;
     return [g.map((v, i) => inverse * (v - mean - at(y, i) * projection))];
   },

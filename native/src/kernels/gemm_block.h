@@ -11,7 +11,7 @@ struct Packed {
   int64_t depthWords;
 };
 
-constexpr int64_t depthBlock = 384;  // words: a 32-column B strip of a block is 48 KiB, which L1 or L2 feeds in time
+constexpr int64_t depthBlock = 256;  // words: on AVX-512, 32 KiB of B and 14 KiB of A, which L1 holds together
 constexpr size_t scratchAlignment = 64;
 
 /// Whether a product of these formats runs on bfloat16 dot products. vdpbf16ps flushes subnormal inputs and sums.

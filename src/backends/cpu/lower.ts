@@ -6,7 +6,7 @@ import { BinadeError, invariant } from "../../errors.ts";
 import { byteSize } from "../../formats/index.ts";
 import { describe, type Node } from "../../ir/graph.ts";
 import { listOf, numberOf } from "../../ops/define.ts";
-import { fold } from "../../ops/expr.ts";
+import { fold, slotsOf } from "../../ops/expr.ts";
 import { broadcastView, contiguousView, extent, isContiguous, permuteView, reshapeView, rowMajor, type Shape, sizeOf, type View } from "../../ops/shape.ts";
 import { ABI_VERSION, COMBINES, KERNELS, ROW_CORES } from "./abi.ts";
 import { type Register, VmBuilder } from "./vm.ts";
@@ -111,10 +111,10 @@ class Evaluator {
     const { op, inputs, dtype } = node;
     if (op.kind === "source") return this.#generate(node);
     invariant(op.kind === "pointwise", () => `${describe(node)} is not an expression`);
-    const registers = inputs.map((x) => this.value(x));
-    const [first] = registers;
-    if (op.converts === true && first !== undefined) return this.vm.convert(first, inputs[0]?.dtype ?? dtype, dtype);
-    const slots = Object.fromEntries(op.slots.map((name, i) => [name, registers[i] ?? 0]));
+    const [first] = inputs;
+    if (op.converts === true && first !== undefined) return this.vm.convert(this.value(first), first.dtype, dtype);
+    const used = slotsOf(op.value);
+    const slots = Object.fromEntries(op.slots.flatMap((name, i) => (used.has(name) ? [[name, this.value(inputOf(node, i))]] : [])));
     return this.vm.round(fold<Register>(op.value, this.vm.dialect(inputs.map((n) => n.dtype)), slots), dtype);
   }
 

@@ -7,6 +7,7 @@ import { type Backend, type DeviceBuffer, type Executable, HostBuffer, hostBytes
 export class NullBackend implements Backend {
   readonly kind = "null";
   readonly description = "null: runs nothing";
+  readonly threads = 1;
   readonly capabilities = { dtypes: new Set(DTYPES), cores: ALL_CORES, fuse: true };
   /** Every program that was prepared, in order. */
   readonly programs: Program[] = [];

@@ -12,15 +12,18 @@ import { sourceOf } from "../../compile/inline.ts";
 export interface ReferenceOptions {
   /** Whether programs are fused as for a fast backend: the same kernels and memory plan, evaluated node by node. Default false. */
   readonly fuse?: boolean;
+  /** Native cores (`family:core`) that programs keep whole; they run as their decomposition. Default none. */
+  readonly cores?: ReadonlySet<string>;
 }
 
 export class ReferenceBackend implements Backend {
   readonly kind = "reference";
   readonly description = "reference: plain JavaScript, exact and slow";
+  readonly threads = 1;
   readonly capabilities: Backend["capabilities"];
 
-  constructor({ fuse = false }: ReferenceOptions = {}) {
-    this.capabilities = { dtypes: new Set(DTYPES.filter((d) => d !== "int64")), cores: new Set(), fuse };
+  constructor({ fuse = false, cores = new Set() }: ReferenceOptions = {}) {
+    this.capabilities = { dtypes: new Set(DTYPES.filter((d) => d !== "int64")), cores, fuse };
   }
 
   allocate(byteLength: number): DeviceBuffer {

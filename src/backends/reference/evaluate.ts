@@ -1,7 +1,8 @@
 /** What every row means, element by element: the definition that other backends are held against. Slow and obvious. */
 import { BinadeError } from "../../errors.ts";
 import { type DType, isFloat, philox, round, uniform } from "../../formats/index.ts";
-import { describe, type Node } from "../../ir/graph.ts";
+import { build, describe, type Node } from "../../ir/graph.ts";
+import { topological } from "../../ir/walk.ts";
 import { type Attributes, listOf, numberOf } from "../../ops/define.ts";
 import { fold } from "../../ops/expr.ts";
 import { extent, isContiguous, rowMajor, type Shape, sizeOf, type View } from "../../ops/shape.ts";
@@ -33,8 +34,22 @@ export function evaluate(node: Node, operands: readonly Float64Array[], report: 
     case "index":
       return op.direction === "gather" ? gather(node, operands, report) : scatterAdd(node, operands, report);
     case "composite":
-      throw new BinadeError("internal", `internal: ${describe(node)} reached the reference backend without being decomposed (${Object.keys(attributes).join()})`);
+      return decomposed(node, op.decompose(build, node.inputs, attributes), operands, report);
   }
+}
+
+/** A composite that a program kept whole, as the simpler rows that define it. */
+function decomposed(node: Node, definition: Node, operands: readonly Float64Array[], report: (fault: IndexFault) => void): Float64Array {
+  const known = new Map(node.inputs.map((input, i) => [input, operand(operands, i)]));
+  const valueOf = (input: Node): Float64Array => {
+    const value = known.get(input);
+    if (value === undefined) throw new BinadeError("internal", `internal: ${describe(input)} has no value inside ${node.op.name}`);
+    return value;
+  };
+  for (const part of topological([definition], (n) => known.has(n))) {
+    if (!known.has(part)) known.set(part, evaluate(part, part.inputs.map(valueOf), report));
+  }
+  return valueOf(definition);
 }
 
 function operand(operands: readonly Float64Array[], i: number): Float64Array {
@@ -173,8 +188,8 @@ const extreme =
 
 const COMBINES: Readonly<Record<"sum" | "max" | "min" | "argMax" | "argMin", Accumulate>> = {
   sum: (dtype) => {
-    const add = dtype === "float64" ? (a: number, b: number) => a + b : isFloat(dtype) ? (a: number, b: number) => Math.fround(a + b) : (a: number, b: number) => (a + b) | 0;
-    return (elements) => elements.reduce(add, 0);
+    const wrap = dtype === "float64" ? (v: number) => v : isFloat(dtype) ? Math.fround : dtype === "uint32" ? (v: number) => v >>> 0 : (v: number) => v | 0;
+    return (elements) => elements.reduce((a, b) => wrap(a + b), 0);
   },
   max: () => (elements) => elements.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY),
   min: () => (elements) => elements.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY),
@@ -244,7 +259,8 @@ function gather(node: Node, operands: readonly Float64Array[], report: (fault: I
 function scatterAdd(node: Node, operands: readonly Float64Array[], report: (fault: IndexFault) => void): Float64Array {
   const [values, indices] = [operand(operands, 0), operand(operands, 1)];
   const { outer, rows, count, inner } = layout(node.shape, node.inputs[1]?.shape ?? [], node.attributes);
-  const add = node.inputs[0]?.dtype === "float64" ? (v: number) => v : Math.fround;
+  // Sums of integers are exact below 2^53 in float64, and rounded once at the end; Math.fround would drop bits above 2^24.
+  const add = ["float64", "int32", "uint32"].includes(node.inputs[0]?.dtype ?? "") ? (v: number) => v : Math.fround;
   const out = new Float64Array(sizeOf(node.shape));
   const rowOf = checkedRows(indices, rows, report);
   if (rowOf === null) return out;

@@ -36,7 +36,7 @@ const SCALARS: { readonly [F in Fn]: Scalar } = {
   exp: Math.exp, expm1: Math.expm1, log: Math.log, log1p: Math.log1p, sin: Math.sin, cos: Math.cos, tanh: Math.tanh, erf,
   isFinite: (x) => Number(Number.isFinite(x)),
   add: (x, y) => x + y, sub: (x, y) => x - y, mul: (x, y) => x * y, div: (x, y) => x / y, pow: (x, y) => x ** y,
-  min: Math.min, max: Math.max,
+  min: (x, y) => Math.min(x, y), max: (x, y) => Math.max(x, y),
   eq: (x, y) => Number(x === y), ne: (x, y) => Number(x !== y), lt: (x, y) => Number(x < y), le: (x, y) => Number(x <= y),
   gt: (x, y) => Number(x > y), ge: (x, y) => Number(x >= y),
   and: (x, y) => Number(x !== 0 && y !== 0), or: (x, y) => Number(x !== 0 || y !== 0),

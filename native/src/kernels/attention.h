@@ -1,0 +1,21 @@
+// Scaled dot-product attention, forward and backward, for one instruction set (BINADE_ISA, given on the command line).
+#pragma once
+#include "core.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+/// out = softmax(scale · q kᵀ + mask) v. Scores, softmax and sums are float32; probabilities are rounded to q's dtype
+/// before they meet v. A query that sees no key gives zeros and logSumExp -infinity.
+///
+/// q, k, v are float32, float16 or bfloat16, all alike; out may be any of them. Bits depend on shapes, dtypes and the
+/// instruction set, never on the number of workers. Uses scratch slot 0 of every worker while it runs.
+void attention(Pool* pool, const AttentionProblem& problem);
+
+/// The cotangents dq, dk, dv of attention, from g, out and logSumExp: with p recomputed and d = rowsum(g · out),
+/// dv = pᵀ g, ds = scale · p · (g vᵀ - d), dq = ds k, dk = dsᵀ q. g, p and ds are rounded to q's dtype before the
+/// products, sums are float32. Each (batch, head) pair is one task. Uses scratch slot 0 of every worker while it runs.
+void attentionBackward(Pool* pool, const AttentionProblem& problem);
+
+}  // namespace BINADE_ISA
+}  // namespace binade

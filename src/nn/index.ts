@@ -1,0 +1,33 @@
+/** Modules, layers and initial values: re-exports only. */
+export { type AttentionModuleOptions, CausalSelfAttention, GPT, type GPTOptions } from "./gpt.ts";
+export {
+  type Initializer,
+  kaimingUniform,
+  manualSeed,
+  normal,
+  ones,
+  type Seed,
+  SeedSequence,
+  uniform,
+  xavierUniform,
+  zeros,
+} from "./initializers.ts";
+export {
+  Dropout,
+  type DropoutOptions,
+  Embedding,
+  type EmbeddingOptions,
+  GELU,
+  type Layer,
+  LayerNorm,
+  type LayerNormOptions,
+  Linear,
+  type LinearOptions,
+  ReLU,
+  RMSNorm,
+  Sequential,
+  Sigmoid,
+  SiLU,
+  Tanh,
+} from "./layers.ts";
+export { Module } from "./module.ts";

@@ -1,0 +1,10 @@
+/** `binade/train`: the training loop, its events, checkpoints, generation. */
+export { type Checkpoint, readCheckpoint, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+export { type Corpus, readBytes } from "./corpus.ts";
+export { findDefaultCorpus } from "./default-corpus.ts";
+export * from "./events.ts";
+export { type CausalModel, generate, type GenerateOptions } from "./generate.ts";
+export { EventLog, readEvents } from "./jsonl.ts";
+export { PRECISIONS, PRESETS, type Precision, type PresetName } from "./presets.ts";
+export { decodeSafetensors, encodeSafetensors, type SavedTensor } from "./safetensors.ts";
+export { CHECKPOINT_FILE, train, type TrainableModel, type TrainData, type TrainOptions } from "./trainer.ts";
