@@ -13,6 +13,7 @@ import { Variable } from "../tensor/variable.ts";
 import { nonFiniteCount } from "./finite.ts";
 import type { Steppable } from "./optimizer.ts";
 import type { StepOutcome } from "./outcome.ts";
+import { type Checked, lateCheck, newSession, orderError, requireGradients, type Session } from "./scalerSession.ts";
 import { nextScaleTensors } from "./scaleTransition.ts";
 
 export interface GradScalerOptions extends LossScaleOptions {
@@ -42,36 +43,11 @@ export type Scaled<T extends LossTree> = T extends Tensor
   ? ScaledLoss
   : { readonly [K in keyof T]: T[K] extends LossTree ? Scaled<T[K]> : never };
 
-/** An unscaled gradient and the count of elements that are not finite before or after unscaling. */
-interface Checked {
-  readonly gradient: Tensor;
-  readonly nonFinite: Tensor;
-}
-
-/** What happened between two updates. */
-interface Session {
-  readonly checked: Map<Variable, Checked>;
-  readonly stepped: Map<Steppable, Tensor>;
-  readonly steppedParameters: Set<Variable>;
-  lossFinite: Tensor;
-  after: Tensor | null;
-}
-
-const newSession = (): Session => ({
-  checked: new Map(),
-  stepped: new Map(),
-  steppedParameters: new Set(),
-  lossFinite: full([], 1, "bool"),
-  after: null,
-});
-
 type Mode =
   | { readonly kind: "dynamic"; readonly scale: Variable; readonly growthTracker: Variable }
   | { readonly kind: "static"; readonly scale: number };
 
 const STATE_KEYS = ["scale", "growthFactor", "backoffFactor", "growthInterval", "growthTracker"] as const;
-
-const orderError = (message: string): BinadeError => new BinadeError("scaler.order", message);
 
 /**
  * Loss scaling for float16: `scale` the loss, take gradients, `unscale`, `step` each optimizer, `update` once. A step with
@@ -365,28 +341,6 @@ function flattenLosses(losses: LossTree): readonly Tensor[] {
   if (losses instanceof Tensor && isFloat(losses.dtype)) return [losses];
   if (Array.isArray(losses)) return losses.flatMap(flattenLosses);
   throw new BinadeError("option.invalid", `scale: expected a floating tensor or arrays of them, got ${String(losses)}`);
-}
-
-function requireGradients(subject: string, entries: readonly (readonly [Variable, Tensor])[]): void {
-  if (entries.length === 0) {
-    throw new BinadeError(
-      "gradient.missing",
-      `${subject}: expected gradients of the optimizer's parameters, got none; pass gradients of a loss that depends on them`,
-    );
-  }
-  const half = entries.filter(([, gradient]) => gradient.dtype === "float16").map(([parameter]) => parameter.name);
-  if (half.length === 0) return;
-  throw new BinadeError(
-    "dtype.unsupported",
-    `${subject}: the gradients of ${half.join(", ")} are float16, expected float32 or bfloat16; keep the parameters in float32 and use autocast("float16", …)`,
-  );
-}
-
-/** The count from `unscale`, and that of a gradient which was changed since. */
-function lateCheck(known: Checked | undefined, gradient: Tensor, again: boolean): Tensor {
-  if (known === undefined) return nonFiniteCount(gradient);
-  if (!again || known.gradient.node === gradient.node) return known.nonFinite;
-  return known.nonFinite.maximum(nonFiniteCount(gradient));
 }
 
 function requireState(state: ScalerState | Record<string, never>): ScalerState {

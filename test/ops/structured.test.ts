@@ -12,7 +12,10 @@ const at = (nodes: readonly Node[], i: number): Node => {
   if (node === undefined) throw new Error(`no input ${i}`);
   return node;
 };
-const first = (f: (x: Node) => Node): GradientCase["make"] => ([x]) => f(at(x === undefined ? [] : [x], 0));
+const first =
+  (f: (x: Node) => Node): GradientCase["make"] =>
+  ([x]) =>
+    f(at(x === undefined ? [] : [x], 0));
 const indices = (shape: readonly number[]): Node => createInput(shape, "int32");
 const rows = indices([2, 2]);
 const rowValues = new Map([[rows, new Float64Array([2, 0, 2, 1])]]);
@@ -23,7 +26,7 @@ const ATTENTION = { scale: 0.7, causal: true };
 const squares = (x: Node): Node => b.mul(x, x);
 
 /** Every structured row by name; several cases where one shape does not show everything. */
-export const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
+const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
   cast: [{ shapes: [[3]], make: first((x) => squares(b.cast(x, "float64"))) }],
   reshape: [{ shapes: [[2, 3, 5]], make: first((x) => squares(b.reshape(x, [5, 6]))) }],
   permute: [{ shapes: [[2, 3, 5]], make: first((x) => squares(b.permute(x, [2, 0, 1]))) }],
@@ -34,7 +37,14 @@ export const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
   slice: [{ shapes: [[4, 5]], make: first((x) => squares(b.slice(x, [1, 2], [3, 1]))) }],
   pad: [{ shapes: [[2, 3]], make: first((x) => squares(b.pad(x, [1, 0], [4, 5]))) }],
   concatenate: [
-    { shapes: [[2, 1], [2, 3], [2, 2]], make: (xs) => squares(b.concatenate(xs, 1)) },
+    {
+      shapes: [
+        [2, 1],
+        [2, 3],
+        [2, 2],
+      ],
+      make: (xs) => squares(b.concatenate(xs, 1)),
+    },
     { shapes: [[2, 3]], make: first((x) => squares(b.concatenate([x, x], 0))) },
   ],
   sum: [
@@ -44,8 +54,20 @@ export const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
   max: [{ shapes: [[3, 4, 5]], make: first((x) => squares(b.max(x, [1]))) }],
   min: [{ shapes: [[3, 4]], make: first((x) => squares(b.min(x, [0, 1]))) }],
   matmul: [
-    { shapes: [[3, 5], [5, 2]], make: ([x, y]) => squares(b.matmul(at([x as Node], 0), at([y as Node], 0))) },
-    { shapes: [[2, 3, 1], [2, 1, 4]], make: (xs) => squares(b.matmul(at(xs, 0), at(xs, 1))) },
+    {
+      shapes: [
+        [3, 5],
+        [5, 2],
+      ],
+      make: ([x, y]) => squares(b.matmul(at([x as Node], 0), at([y as Node], 0))),
+    },
+    {
+      shapes: [
+        [2, 3, 1],
+        [2, 1, 4],
+      ],
+      make: (xs) => squares(b.matmul(at(xs, 0), at(xs, 1))),
+    },
     { shapes: [[3, 3]], make: first((x) => b.matmul(x, b.transpose(x))) },
   ],
   gather: [
@@ -53,36 +75,100 @@ export const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
     { shapes: [[2, 3, 2]], extra: rowValues, make: first((x) => squares(b.gather(x, rows, 1))) },
   ],
   scatterAdd: [
-    { shapes: [[2, 2, 3]], extra: rowValues, make: first((x) => squares(b.scatterAdd(x, rows, { axis: 0, rows: 3, dtype: "float64" }))) },
-    { shapes: [[3, 2, 2]], extra: rowValues, make: first((x) => squares(b.scatterAdd(x, rows, { axis: 1, rows: 4, dtype: "float64" }))) },
+    {
+      shapes: [[2, 2, 3]],
+      extra: rowValues,
+      make: first((x) => squares(b.scatterAdd(x, rows, { axis: 0, rows: 3, dtype: "float64" }))),
+    },
+    {
+      shapes: [[3, 2, 2]],
+      extra: rowValues,
+      make: first((x) => squares(b.scatterAdd(x, rows, { axis: 1, rows: 4, dtype: "float64" }))),
+    },
   ],
   softmax: [{ shapes: [[2, 5]], make: first((x) => squares(b.composite("softmax", [x]))) }],
-  softmaxBackward: [{ shapes: [[2, 5], [2, 5]], make: (xs) => squares(b.composite("softmaxBackward", xs)) }],
+  softmaxBackward: [
+    {
+      shapes: [
+        [2, 5],
+        [2, 5],
+      ],
+      make: (xs) => squares(b.composite("softmaxBackward", xs)),
+    },
+  ],
   logSoftmax: [{ shapes: [[2, 5]], make: first((x) => squares(b.composite("logSoftmax", [x]))) }],
-  logSoftmaxBackward: [{ shapes: [[2, 5], [2, 5]], make: (xs) => squares(b.composite("logSoftmaxBackward", xs)) }],
+  logSoftmaxBackward: [
+    {
+      shapes: [
+        [2, 5],
+        [2, 5],
+      ],
+      make: (xs) => squares(b.composite("logSoftmaxBackward", xs)),
+    },
+  ],
   logSumExp: [{ shapes: [[2, 5]], make: first((x) => squares(b.composite("logSumExp", [x]))) }],
   normalize: [true, false].map((center) => ({
     shapes: [[2, 5]],
     make: first((x) => squares(b.composite("normalize", [x], { eps: 1e-3, center, saved: "float64" }))),
   })),
-  inverseDeviation: [{ shapes: [[2, 5]], make: first((x) => b.composite("inverseDeviation", [x], { eps: 1e-2, center: true })) }],
-  normalizeBackward: [{ shapes: [[2, 5], [2, 5], [2]], make: (xs) => squares(b.composite("normalizeBackward", xs, { center: true })) }],
+  inverseDeviation: [
+    { shapes: [[2, 5]], make: first((x) => b.composite("inverseDeviation", [x], { eps: 1e-2, center: true })) },
+  ],
+  normalizeBackward: [
+    { shapes: [[2, 5], [2, 5], [2]], make: (xs) => squares(b.composite("normalizeBackward", xs, { center: true })) },
+  ],
   crossEntropyRows: [
-    { shapes: [[3, 5]], extra: labelValues, make: first((x) => squares(b.composite("crossEntropyRows", [x, labels], { ignore: -100 }))) },
+    {
+      shapes: [[3, 5]],
+      extra: labelValues,
+      make: first((x) => squares(b.composite("crossEntropyRows", [x, labels], { ignore: -100 }))),
+    },
   ],
   crossEntropyBackward: [
-    { shapes: [[3], [3, 5]], extra: labelValues, make: (xs) => squares(b.composite("crossEntropyBackward", [...xs, labels], { ignore: -100 })) },
+    {
+      shapes: [[3], [3, 5]],
+      extra: labelValues,
+      make: (xs) => squares(b.composite("crossEntropyBackward", [...xs, labels], { ignore: -100 })),
+    },
   ],
   attention: [
-    { shapes: [[1, 3, 2, 3], [1, 4, 2, 3], [1, 4, 2, 3]], make: (xs) => squares(b.composite("attention", xs, ATTENTION)) },
-    { shapes: [[1, 3, 1, 2], [1, 2, 1, 2], [1, 2, 1, 2]], make: (xs) => squares(b.composite("attention", xs, ATTENTION)) },
+    {
+      shapes: [
+        [1, 3, 2, 3],
+        [1, 4, 2, 3],
+        [1, 4, 2, 3],
+      ],
+      make: (xs) => squares(b.composite("attention", xs, ATTENTION)),
+    },
+    {
+      shapes: [
+        [1, 3, 1, 2],
+        [1, 2, 1, 2],
+        [1, 2, 1, 2],
+      ],
+      make: (xs) => squares(b.composite("attention", xs, ATTENTION)),
+    },
     { shapes: [[1, 2, 1, 2]], make: first((x) => b.composite("attention", [x, x, x], { scale: 1, causal: false })) },
   ],
-  attentionLogSumExp: [{ shapes: [[1, 3, 2, 2], [1, 3, 2, 2], [1, 3, 2, 2]], make: (xs) => b.composite("attentionLogSumExp", xs, ATTENTION) }],
+  attentionLogSumExp: [
+    {
+      shapes: [
+        [1, 3, 2, 2],
+        [1, 3, 2, 2],
+        [1, 3, 2, 2],
+      ],
+      make: (xs) => b.composite("attentionLogSumExp", xs, ATTENTION),
+    },
+  ],
   ...Object.fromEntries(
     (["attentionBackwardQ", "attentionBackwardK", "attentionBackwardV"] as const).map((name) => [
       name,
-      [{ shapes: [...Array.from({ length: 5 }, () => [1, 2, 1, 3]), [1, 1, 2]], make: (xs: readonly Node[]) => b.composite(name, xs, ATTENTION) }],
+      [
+        {
+          shapes: [...Array.from({ length: 5 }, () => [1, 2, 1, 3]), [1, 1, 2]],
+          make: (xs: readonly Node[]) => b.composite(name, xs, ATTENTION),
+        },
+      ],
     ]),
   ),
 };
@@ -92,7 +178,9 @@ const FLAT: readonly string[] = ["input", "constant", "full", "iota", "random", 
 
 describe("gradients and second gradients of structured rows", () => {
   it("has a case for every row that is not pointwise", () => {
-    const structured = Object.values(OPS).filter((op) => op.kind !== "pointwise" || op.name === "cast").map((op) => op.name);
+    const structured = Object.values(OPS)
+      .filter((op) => op.kind !== "pointwise" || op.name === "cast")
+      .map((op) => op.name);
     expect(Object.keys(CASES).concat(FLAT).sort()).toEqual(structured.sort());
   });
 

@@ -101,9 +101,9 @@ describe.each(DEVICES)("a GPT trains as in PyTorch on %s", (device) => {
 
   it("gives the first step's gradients", async () => {
     const model = await loadedModel();
-    const step = compile((tokens: Tensor, targets: Tensor) =>
-      [...gradients(crossEntropy(model.forward(tokens), targets), model).values()],
-    );
+    const step = compile((tokens: Tensor, targets: Tensor) => [
+      ...gradients(crossEntropy(model.forward(tokens), targets), model).values(),
+    ]);
     const grads = await step(batch("tokens", 0), batch("targets", 0));
     for (const [i, name] of [...model.namedParameters().keys()].entries()) {
       const got = (await grads[i]?.data()) ?? [];

@@ -9,7 +9,8 @@ export default class ClosingLine implements Reporter {
       for (const test of module.children.allTests()) {
         const result = test.result();
         counts[result.state]++;
-        if (result.state === "skipped") console.log(`skipped: ${test.fullName}${result.note === undefined ? "" : ` — ${result.note}`}`);
+        if (result.state === "skipped")
+          console.log(`skipped: ${test.fullName}${result.note === undefined ? "" : ` — ${result.note}`}`);
       }
     }
     const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";

@@ -10,7 +10,7 @@ export type Values = ReadonlyMap<Node, Float64Array>;
 /** Elements of every root; every node is computed once, composites as their decomposition. */
 export function evaluateGraph(roots: readonly Node[], leaves: Values): readonly Float64Array[] {
   const known = new Map<Node, Float64Array>(leaves);
-  const valueOf = (node: Node): Float64Array => {
+  const elementsOf = (node: Node): Float64Array => {
     const value = known.get(node);
     if (value?.length !== sizeOf(node.shape)) throw new Error(`${node.op.name} has ${value?.length} elements`);
     return value;
@@ -19,9 +19,9 @@ export function evaluateGraph(roots: readonly Node[], leaves: Values): readonly 
     throw new RangeError(`index ${value} is outside its table`);
   };
   for (const node of topological(roots, (n) => known.has(n))) {
-    if (!known.has(node)) known.set(node, evaluate(node, node.inputs.map(valueOf), refuse));
+    if (!known.has(node)) known.set(node, evaluate(node, node.inputs.map(elementsOf), refuse));
   }
-  return roots.map(valueOf);
+  return roots.map(elementsOf);
 }
 
 /** The elements of one root. */

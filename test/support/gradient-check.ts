@@ -2,7 +2,7 @@
 import { gradients } from "../../src/autodiff/backward.ts";
 import { build, createInput, type Node } from "../../src/ir/graph.ts";
 import { type Shape, sizeOf } from "../../src/ops/shape.ts";
-import { evaluateGraph, valueOfGraph, type Values } from "./evaluate.ts";
+import { evaluateGraph, type Values, valueOfGraph } from "./evaluate.ts";
 import { uniforms } from "./random.ts";
 
 /** One thing to differentiate: a graph over float64 leaves. */
@@ -32,7 +32,9 @@ export function weighted(node: Node, seed: number): { loss: Node; weights: [Node
 export function centralDifferences(scalar: Node, leaf: Node, at: Values): Float64Array {
   const x = at.get(leaf) ?? new Float64Array(0);
   return x.map((value, i) => {
-    const difference = [value + STEP, value - STEP].map((v) => valueOfGraph(scalar, new Map(at).set(leaf, x.with(i, v)))[0] ?? 0);
+    const difference = [value + STEP, value - STEP].map(
+      (v) => valueOfGraph(scalar, new Map(at).set(leaf, x.with(i, v)))[0] ?? 0,
+    );
     return ((difference[0] ?? 0) - (difference[1] ?? 0)) / (2 * STEP);
   });
 }
@@ -42,14 +44,25 @@ export function gradientErrors(testCase: GradientCase): { first: number; second:
   const { shapes, low = -1, high = 1, make, extra = new Map() } = testCase;
   const inputs = shapes.map(leaf64);
   const { loss, weights } = weighted(make(inputs), 7);
-  const at = new Map([...extra, weights, ...inputs.map((n, i) => [n, uniforms(11 + i, sizeOf(n.shape), low, high)] as const)]);
+  const at = new Map([
+    ...extra,
+    weights,
+    ...inputs.map((n, i) => [n, uniforms(11 + i, sizeOf(n.shape), low, high)] as const),
+  ]);
   const first = compareAll(loss, inputs, at);
   const grads = gradients(loss, inputs);
   const parts = [...grads.values()].map((g, i) => weighted(g, 23 + i));
   for (const part of parts) at.set(...part.weights);
   const [head, ...rest] = parts.map((part) => part.loss);
   if (head === undefined) throw new Error("the case has no gradient");
-  return { first, second: compareAll(rest.reduce((a, b) => build.add(a, b), head), inputs, at) };
+  return {
+    first,
+    second: compareAll(
+      rest.reduce((a, b) => build.add(a, b), head),
+      inputs,
+      at,
+    ),
+  };
 }
 
 function compareAll(scalar: Node, inputs: readonly Node[], at: Values): number {

@@ -3,8 +3,7 @@ import { hostBytes } from "../../src/backends/backend.ts";
 import { ReferenceBackend, type ReferenceOptions } from "../../src/backends/reference/backend.ts";
 import { compileProgram } from "../../src/compile/pipeline.ts";
 import type { Program, Request } from "../../src/compile/program.ts";
-import { type DType, encodeArray, isFloat, storageArray } from "../../src/formats/index.ts";
-import { decodeArray } from "../../src/formats/index.ts";
+import { type DType, decodeArray, encodeArray, isFloat, storageArray } from "../../src/formats/index.ts";
 import type { Node } from "../../src/ir/graph.ts";
 import type { Values } from "./evaluate.ts";
 
@@ -39,7 +38,13 @@ export async function run(request: Request, leaves: Values, options: ReferenceOp
     return device;
   });
   const fault = await backend.prepare(program).run(buffers);
-  const at = (index: number): Float64Array => decoded(hostBytes(buffers[index]), program.bindings[index]?.node.dtype ?? "float32");
-  const variables = new Map([...request.assignments.keys()].map((v) => [v, at(program.bindings.findIndex((b) => b.role === "input" && b.node === v))]));
+  const at = (index: number): Float64Array =>
+    decoded(hostBytes(buffers[index]), program.bindings[index]?.node.dtype ?? "float32");
+  const variables = new Map(
+    [...request.assignments.keys()].map((v) => [
+      v,
+      at(program.bindings.findIndex((b) => b.role === "input" && b.node === v)),
+    ]),
+  );
   return { program, outputs: program.outputs.map(at), variables, fault };
 }

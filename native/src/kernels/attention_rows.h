@@ -1,70 +1,94 @@
 // Row arithmetic of attention: the exponential, the softmax of a row of scores and its backward, on padded rows.
 //
 // A row has `visible` meaningful values and `padded` in all, a multiple of the panel width and so of `lanes`. Sums and
-// maxima keep `lanes` partial results, combined in order at the end: their order depends on shape and instruction set.
+// maxima keep one vector of partial results, combined in order at the end: the order depends on shape and instruction
+// set alone.
 #pragma once
 #include "gemm_block.h"
 
 namespace binade {
 namespace BINADE_ISA {
 
-constexpr int lanes = panelColumns >= 16 ? 16 : 8;
+#if defined(__AVX512F__)
+constexpr int lanes = 16;
+#elif defined(__AVX2__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+static_assert(panelColumns % lanes == 0, "rows padded to panels are whole vectors");
+
+using Floats = float __attribute__((vector_size(lanes * 4)));
+using Integers = int32_t __attribute__((vector_size(lanes * 4)));
 
 static inline float infinity() { return floatOfBits(0x7f800000u); }
 
+static inline Floats loadFloats(const float* source) {
+  Floats values;
+  __builtin_memcpy(&values, source, sizeof values);
+  return values;
+}
+
+static inline void storeFloats(float* target, Floats values) { __builtin_memcpy(target, &values, sizeof values); }
+
+static inline float sumLanes(Floats values) {
+  float sum = values[0];
+  for (int l = 1; l < lanes; ++l) sum += values[l];
+  return sum;
+}
+
 /// exp(x) to about 1 ulp for any x, subnormal results included; NaN stays NaN.
-static inline float exponential(float x) {
+static inline Floats exponential(Floats x) {
   // Outside these bounds the result is 0 or infinity; inside, n stays in [-151, 129]. Comparisons are false for NaN.
-  x = x < -104.0f ? -104.0f : x;
-  x = x > 89.0f ? 89.0f : x;
+  const Floats least = Floats{} - 104.0f, most = Floats{} + 89.0f;
+  x = x < least ? least : x;
+  x = x > most ? most : x;
   // Adding 1.5 · 2^23 leaves the nearest integer in the low mantissa bits.
-  const float magic = 12582912.0f;
-  const float shifted = x * 1.44269504f + magic;
-  const float n = shifted - magic;
-  const uint32_t integer = bitsOfFloat(shifted) - bitsOfFloat(magic);
+  const Floats magic = Floats{} + 12582912.0f;
+  const Floats shifted = x * 1.44269504f + magic;
+  const Floats n = shifted - magic;
+  const Integers integer = (Integers)shifted - (Integers)magic;
   // ln 2 in two parts: 355/512 has nine bits, so n times it is exact, and so is the first difference.
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   // Taylor's series to r^7; |r| <= ln 2 / 2, so the rest is below 6e-9.
-  float y = 1.0f / 5040.0f;
-  y = y * r + 1.0f / 720.0f;
+  Floats y = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
   y = y * r + 1.0f / 120.0f;
   y = y * r + 1.0f / 24.0f;
   y = y * r + 1.0f / 6.0f;
   y = y * r + 0.5f;
   y = y * r * r + r + 1.0f;
   // 2^n as a product of two normal powers, because 2^n itself may be subnormal or infinite.
-  const uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(integer) >> 1);
-  return y * floatOfBits((half + 127u) << 23) * floatOfBits((integer - half + 127u) << 23);
+  const Integers half = integer >> 1;
+  return y * (Floats)((half + 127) << 23) * (Floats)((integer - half + 127) << 23);
 }
 
 /// Turns a row of raw scores into exp(scale · s - max), zeros beyond `visible` >= 1; returns their sum, gives the max.
 static inline float exponentiateRow(float* row, int64_t visible, int64_t padded, float scale, float* maximum) {
   for (int64_t j = visible; j < padded; ++j) row[j] = -infinity();
-  float partial[lanes];
-  for (int l = 0; l < lanes; ++l) partial[l] = -infinity();
+  Floats greatest = Floats{} - infinity();
   for (int64_t j = 0; j < visible; ++j) row[j] *= scale;
-  for (int64_t j = 0; j < padded; j += lanes)
-    for (int l = 0; l < lanes; ++l) partial[l] = row[j + l] > partial[l] ? row[j + l] : partial[l];
-  float most = partial[0];
-  for (int l = 1; l < lanes; ++l) most = partial[l] > most ? partial[l] : most;
-  for (int l = 0; l < lanes; ++l) partial[l] = 0.0f;
-  for (int64_t j = 0; j < padded; j += lanes)
-    for (int l = 0; l < lanes; ++l) {
-      const float p = exponential(row[j + l] - most);
-      row[j + l] = p;
-      partial[l] += p;
-    }
+  for (int64_t j = 0; j < padded; j += lanes) {
+    const Floats values = loadFloats(row + j);
+    greatest = values > greatest ? values : greatest;
+  }
+  float most = greatest[0];
+  for (int l = 1; l < lanes; ++l) most = greatest[l] > most ? greatest[l] : most;
+  Floats sums{};
+  for (int64_t j = 0; j < padded; j += lanes) {
+    const Floats p = exponential(loadFloats(row + j) - most);
+    storeFloats(row + j, p);
+    sums += p;
+  }
   // Scores that are all -infinity make -infinity minus itself, a NaN, also where the row is only padding.
   for (int64_t j = visible; j < padded; ++j) row[j] = 0.0f;
-  float sum = 0.0f;
-  for (int l = 0; l < lanes; ++l) sum += partial[l];
   *maximum = most;
-  return sum;
+  return sumLanes(sums);
 }
 
 /// Recomputes p = exp(scale · s - logSumExp) in place, zeros beyond `visible`.
 static inline void probabilityRow(float* row, int64_t visible, int64_t padded, float scale, float logSumExp) {
-  for (int64_t j = 0; j < padded; ++j) row[j] = exponential(row[j] * scale - logSumExp);
+  for (int64_t j = 0; j < padded; j += lanes)
+    storeFloats(row + j, exponential(loadFloats(row + j) * scale - logSumExp));
   for (int64_t j = visible; j < padded; ++j) row[j] = 0.0f;
 }
 
@@ -77,12 +101,9 @@ static inline void scoreGradientRow(const float* p, float* dp, int64_t visible, 
 
 /// Σ a[i] · b[i] over `padded` values, a multiple of `lanes`.
 static inline float dotRow(const float* a, const float* b, int64_t padded) {
-  float partial[lanes] = {};
-  for (int64_t j = 0; j < padded; j += lanes)
-    for (int l = 0; l < lanes; ++l) partial[l] += a[j + l] * b[j + l];
-  float sum = 0.0f;
-  for (int l = 0; l < lanes; ++l) sum += partial[l];
-  return sum;
+  Floats sums{};
+  for (int64_t j = 0; j < padded; j += lanes) sums += loadFloats(a + j) * loadFloats(b + j);
+  return sumLanes(sums);
 }
 
 }  // namespace BINADE_ISA

@@ -42,8 +42,8 @@ static inline int64_t byteWidth(DType dtype) {
 }
 
 /// `count` elements from `source`, `stride` elements apart, as packed elements: float, or uint16_t for bfloat16 bits.
-__attribute__((noinline)) static void fetch(const Operand& operand, const char* source, int64_t stride, int64_t count,
-                                            float* target) {
+[[gnu::noinline, maybe_unused]] static void fetch(const Operand& operand, const char* source, int64_t stride,
+                                                  int64_t count, float* target) {
   const int64_t width = byteWidth(operand.storage);
   if (stride == 1) {
     widenArray(operand.storage, source, target, count);
@@ -54,8 +54,8 @@ __attribute__((noinline)) static void fetch(const Operand& operand, const char* 
 }
 
 #if BINADE_PAIRS
-__attribute__((noinline)) static void fetch(const Operand& operand, const char* source, int64_t stride, int64_t count,
-                                            uint16_t* target) {
+[[gnu::noinline, maybe_unused]] static void fetch(const Operand& operand, const char* source, int64_t stride,
+                                                  int64_t count, uint16_t* target) {
   if (stride == 1 && operand.storage == DType::float32)
     return narrowBfloat16(reinterpret_cast<const float*>(source), target, count);
   if (stride == 1 && operand.storage == DType::bfloat16) {
