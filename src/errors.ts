@@ -28,6 +28,7 @@ export type ErrorCode =
   | "data.notFinite"
   | "checkpoint.corrupt"
   | "checkpoint.mismatch"
+  | "run.stalled"
   | "internal";
 
 /**

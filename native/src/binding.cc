@@ -1,4 +1,4 @@
-// The Node-API module: turns JavaScript arguments into programs and runs, and their outcomes into values. No arithmetic.
+// The Node-API module: JavaScript arguments into programs and runs, their outcomes into values. No arithmetic.
 #include <node_api.h>
 
 #include <atomic>
@@ -140,7 +140,8 @@ napi_value createProgram(napi_env env, napi_callback_info info) {
     return throwError(env, "createProgram: expected a BigInt64Array of program words, got another value");
   }
   char error[256] = "";
-  Program* program = decodeProgram(static_cast<const int64_t*>(data), static_cast<int64_t>(length), error, sizeof error);
+  const int64_t* words = static_cast<const int64_t*>(data);
+  Program* program = decodeProgram(words, static_cast<int64_t>(length), error, sizeof error);
   if (program == nullptr) return throwError(env, error);
   {
     const std::lock_guard<std::mutex> lock(programsMutex);

@@ -226,7 +226,7 @@ void moveAxisToEnd(Vm* vm, int from) {
 }
 
 static int arityOf(Opcode opcode) {
-  if (opcode == Opcode::constant || opcode == Opcode::random) return 0;
+  if (opcode == Opcode::constant || isGenerator(opcode)) return 0;
   if (opcode == Opcode::select) return 3;
   if (opcode <= Opcode::isFinite || opcode == Opcode::negInt) return 1;
   return opcode >= Opcode::roundFloat16 && opcode <= Opcode::fromUint32 ? 1 : 2;
@@ -275,7 +275,7 @@ static void hoistInvariants(Reader& reader, Vm* vm) {
   for (int i = 0; i < vm->instructionCount; ++i) {
     const Instruction& instruction = vm->instructions[i];
     const int operands[3] = {instruction.a, instruction.b, instruction.c};
-    bool invariant = instruction.opcode != Opcode::random && writers[instruction.dst] == 1;
+    bool invariant = !isGenerator(instruction.opcode) && writers[instruction.dst] == 1;
     for (int j = 0; j < arityOf(instruction.opcode); ++j) invariant = invariant && fixed[operands[j]];
     instructionFlags[i] = invariant;
     fixed[instruction.dst] = fixed[instruction.dst] || invariant;

@@ -48,8 +48,13 @@ static InstructionSets detect() {
   InstructionSets sets = {};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (hasAvx512() && __builtin_cpu_supports("avx512bf16")) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram};
+  const bool dotProducts = hasAvx512() && __builtin_cpu_supports("avx512bf16");
+  // Intel's cores issue one vdpbf16ps every other cycle and two float32 multiply-adds in each: bfloat16 runs at half the
+  // rate of float32 there (measured: 108 against 217 GFLOP/s), on AMD's at twice. Widening while packing is exact.
+  const bool preferred = dotProducts && !__builtin_cpu_is("intel");
+  if (preferred) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram};
   if (hasAvx512()) sets.list[sets.count++] = {"avx512", avx512::runProgram};
+  if (dotProducts && !preferred) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram};
   if (hasAvx2()) sets.list[sets.count++] = {"avx2", avx2::runProgram};
 #endif
   sets.list[sets.count++] = {"portable", portable::runProgram};

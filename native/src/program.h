@@ -31,6 +31,9 @@ struct Operand {
   bool lookupOnly;            // a load: `random` reads its address; its register is never read
 };
 
+/// Instructions whose lanes depend on where an element stands, and on no register.
+static inline bool isGenerator(Opcode opcode) { return opcode == Opcode::random || opcode == Opcode::position; }
+
 struct Instruction {
   Opcode opcode;
   int dst, a, b, c;

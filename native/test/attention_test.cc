@@ -24,9 +24,9 @@ struct Case {
 
 void report(const Case& c, const char* what, size_t at, double got, double wanted) {
   if (++failures > 20) return;
-  std::printf("%s: B %ld, Tq %ld, Tk %ld, H %ld, D %ld, causal %d, dtype %d, layout %c, at %zu: got %.9g, expected %.9g\n",
-              what, (long)c.batch, (long)c.queries, (long)c.keys, (long)c.heads, (long)c.width, c.causal, (int)c.dtype,
-              c.layout, at, got, wanted);
+  std::printf("%s: B %ld, Tq %ld, Tk %ld, H %ld, D %ld, causal %d, dtype %d, layout %c", what, (long)c.batch,
+              (long)c.queries, (long)c.keys, (long)c.heads, (long)c.width, c.causal, (int)c.dtype, c.layout);
+  std::printf(", at %zu: got %.9g, expected %.9g\n", at, got, wanted);
 }
 
 uint32_t randomState = 7;
@@ -162,7 +162,7 @@ Reference makeReference(const Case& c, const Inputs& in) {
         const double* g = in.g.row(b, h, i);
         const double delta = dot(g, r.out.values.data() + in.q.index(b, h, i, 0), c.width);
         // The kernel's delta comes from the stored out, which is rounded to outDtype.
-        const double deltaBound = unitOf(c.outDtype) * static_cast<double>(c.width) + relative * static_cast<double>(c.width);
+        const double deltaBound = (unitOf(c.outDtype) + relative) * static_cast<double>(c.width);
         for (int64_t j = 0; j < visible; ++j) {
           const double dp = dot(g, in.v.row(b, h, j), c.width), scale = static_cast<double>(in.scale);
           const double ds = scale * p[(size_t)j] * (dp - delta);

@@ -156,8 +156,8 @@ void check(Pool* const (&pools)[4], const Case& c, int poolsCompared) {
     const Result again = multiply(pools[i], c, a, b);
     for (size_t at = 0; at < first.c.size(); ++at) {
       if (again.writes[at] != 1) report(c, "written times by a larger pool", (long)at, again.writes[at], 1);
-      if (std::memcmp(&again.c[at], &first.c[at], 4) != 0)
-        report(c, "bits of a larger pool", (long)at, static_cast<double>(again.c[at]), static_cast<double>(first.c[at]));
+      const auto got = static_cast<double>(again.c[at]), wanted = static_cast<double>(first.c[at]);
+      if (std::memcmp(&again.c[at], &first.c[at], 4) != 0) report(c, "bits of a larger pool", (long)at, got, wanted);
     }
   }
 }
@@ -187,7 +187,8 @@ void checkSizes(Pool* const (&pools)[4]) {
     for (const auto& t : triples)
       for (const char* layout : layouts)
         for (const auto& kind : {kinds[0], kinds[1], kinds[2 + ++turn % 9]})
-          check(pools, Case{1, t[0], t[1], t[2], layout[0], layout[1], kind[0], kind[1], false}, turn % 13 == 0 ? 4 : 1);
+          check(pools, Case{1, t[0], t[1], t[2], layout[0], layout[1], kind[0], kind[1], false},
+                turn % 13 == 0 ? 4 : 1);
   }
 }
 

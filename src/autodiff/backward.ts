@@ -2,7 +2,7 @@
 import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/table.ts";
 import { build, describe, type Node } from "../ir/graph.ts";
-import { topological } from "../ir/walk.ts";
+import { postorder } from "../ir/walk.ts";
 import { showShape } from "../ops/shape.ts";
 import { cotangentDType, fanIn, requestedDType } from "./cotangent.ts";
 
@@ -28,7 +28,7 @@ export function gradients(scalar: Node, targets: readonly Node[]): ReadonlyMap<N
  */
 function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[], within = false): ReadonlyMap<Node, Node> {
   const isTarget = new Set(targets);
-  const nodes = dependents(topological([...seeds.keys()], (node) => within && isTarget.has(node)), isTarget);
+  const nodes = dependents(postorder([...seeds.keys()], (node) => within && isTarget.has(node)), isTarget);
   const contributions = new Map<Node, Node[]>();
   for (const [node, g] of seeds) contributions.set(node, [g]);
   const result = new Map<Node, Node>();
@@ -42,7 +42,7 @@ function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[], within =
   return result;
 }
 
-/** The nodes, oldest first, through which a target reaches the seeds. */
+/** The nodes, inputs before users, through which a target reaches the seeds. */
 function dependents(nodes: readonly Node[], wanted: ReadonlySet<Node>): ReadonlySet<Node> {
   const active = new Set<Node>();
   for (const node of nodes) {

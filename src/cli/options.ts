@@ -1,34 +1,48 @@
-/** Parsers of option values: a value out of range is one sentence, not a stack trace. */
-import { InvalidArgumentError } from "commander";
+/** Parsers of option values: each states its range once, for the help and for the sentence about a value outside it. */
+import { BinadeError } from "../errors.ts";
 
-/** An integer in [low, high]. */
-export const integer =
-  (low: number, high: number = Number.MAX_SAFE_INTEGER) =>
-  (text: string): number => {
-    const value = Number(text);
-    if (text.trim() === "" || !Number.isSafeInteger(value) || value < low || value > high) {
-      throw new InvalidArgumentError(`expected an integer ${range(low, high)}, got "${text}".`);
-    }
-    return value;
-  };
+/** Turns the text behind a flag into a value. */
+export interface Parser<T> {
+  /** The values, for the help. */
+  readonly range: string;
+  /** @throws BinadeError `value.range` or `option.invalid`, naming the flag. */
+  parse(flag: string, text: string): T;
+}
 
-/** A finite number in (low, high]; `low` itself is allowed when `inclusive`. */
-export const real =
-  (low: number, high: number, { inclusive = false }: { readonly inclusive?: boolean } = {}) =>
-  (text: string): number => {
-    const value = Number(text);
-    const inside = Number.isFinite(value) && (inclusive ? value >= low : value > low) && value <= high;
-    if (text.trim() === "" || !inside) throw new InvalidArgumentError(`expected a number ${inclusive ? "from" : "above"} ${low}, at most ${high}, got "${text}".`);
-    return value;
+function numeric(range: string, holds: (value: number) => boolean): Parser<number> {
+  return {
+    range,
+    parse(flag, text) {
+      const value = Number(text);
+      if (text.trim() !== "" && holds(value)) return value;
+      throw new BinadeError("value.range", `${flag}: expected ${range}, got ${JSON.stringify(text)}`);
+    },
   };
+}
+
+/** An integer from `low` to `high`; at most 2^53 − 1 without it. */
+export function integer(low: number, high: number = Number.MAX_SAFE_INTEGER): Parser<number> {
+  const range = high === Number.MAX_SAFE_INTEGER ? `an integer ≥ ${low}` : `an integer from ${low} to ${high}`;
+  return numeric(range, (value) => Number.isSafeInteger(value) && value >= low && value <= high);
+}
+
+/** A number above `low`, at most `high`. */
+export const numberAbove = (low: number, high: number): Parser<number> =>
+  numeric(`a number above ${low}, at most ${high}`, (value) => value > low && value <= high);
+
+/** A number from `low` to `high`. */
+export const numberFrom = (low: number, high: number): Parser<number> =>
+  numeric(`a number from ${low} to ${high}`, (value) => value >= low && value <= high);
 
 /** One of `choices`. */
-export const oneOf =
-  <T extends string>(choices: readonly T[]) =>
-  (text: string): T => {
-    const found = choices.find((choice) => choice === text);
-    if (found === undefined) throw new InvalidArgumentError(`expected one of ${choices.join(", ")}, got "${text}".`);
-    return found;
+export function oneOf<T extends string>(choices: readonly T[]): Parser<T> {
+  const range = choices.join(", ");
+  return {
+    range,
+    parse(flag, text) {
+      const found = choices.find((choice) => choice === text);
+      if (found !== undefined) return found;
+      throw new BinadeError("option.invalid", `${flag}: expected one of ${range}, got ${JSON.stringify(text)}`);
+    },
   };
-
-const range = (low: number, high: number): string => (high === Number.MAX_SAFE_INTEGER ? `of at least ${low}` : `from ${low} to ${high}`);
+}

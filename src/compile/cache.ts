@@ -1,5 +1,6 @@
 /** Structural keys: two requests of equal structure over different leaves share one program. */
 import { attributesKey, type Node, opId } from "../ir/graph.ts";
+import { postorder } from "../ir/walk.ts";
 import { isInput } from "./fuse.ts";
 import type { Request } from "./program.ts";
 
@@ -8,21 +9,6 @@ export interface Structure {
   readonly key: string;
   /** The leaves in order of first appearance. */
   readonly leaves: readonly Node[];
-}
-
-/** Inputs before users, in the order in which the roots reach them: unlike the order of creation, equal for isomorphic graphs. */
-function postorder(roots: readonly Node[]): readonly Node[] {
-  const done = new Set<Node>();
-  const stack = [...roots].reverse();
-  for (let node = stack.at(-1); node !== undefined; node = stack.at(-1)) {
-    const next = done.has(node) ? undefined : node.inputs.find((n) => !done.has(n));
-    if (next !== undefined) stack.push(next);
-    else {
-      done.add(node);
-      stack.pop();
-    }
-  }
-  return [...done];
 }
 
 export function structureOf({ outputs, assignments }: Request): Structure {

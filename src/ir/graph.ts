@@ -57,7 +57,7 @@ function inferNamed(op: Op, inputs: readonly Node[], attributes: Attributes): Re
   try {
     return op.infer(inputs, attributes);
   } catch (error) {
-    if (error instanceof BinadeError && !error.message.startsWith(op.name)) {
+    if (error instanceof BinadeError && !error.message.startsWith(`${op.name}: `)) {
       throw new BinadeError(error.code, `${op.name}: ${error.message}`, { cause: error });
     }
     throw error;

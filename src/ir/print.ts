@@ -2,7 +2,7 @@
 import { FORMATS } from "../formats/table.ts";
 import type { Attributes, Node } from "./graph.ts";
 import { attributesKey } from "./graph.ts";
-import { topological } from "./walk.ts";
+import { postorder } from "./walk.ts";
 
 const HIDDEN = new Set(["key", "shape", "name"]);
 
@@ -13,11 +13,11 @@ function showAttributes(attributes: Attributes): string {
 }
 
 /**
- * One line per node: `%3 = matmul(%1, %2) : bf16[32, 64]`, numbered from 0 in creation order, leaves by name.
+ * One line per node: `%3 = matmul(%1, %2) : bf16[32, 64]`, numbered from 0 in the order in which the roots reach them, leaves by name.
  * Equal graphs print alike, whatever was built before them.
  */
 export function print(roots: readonly Node[], names: ReadonlyMap<Node, string> = new Map()): string {
-  const nodes = topological(roots);
+  const nodes = postorder(roots);
   const labels = new Map<Node, string>();
   nodes.forEach((node, i) => labels.set(node, `%${i}`));
   const lines = nodes.map((node) => {

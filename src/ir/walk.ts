@@ -14,6 +14,24 @@ export function topological(roots: readonly Node[], stop: (node: Node) => boolea
   return [...seen].sort((a, b) => a.id - b.id);
 }
 
+/**
+ * Every node that `roots` need, inputs before users, in the order in which the roots reach them. Unlike the order of
+ * creation it is the same for isomorphic graphs, also where hash-consing found a node that an earlier graph had made.
+ */
+export function postorder(roots: readonly Node[], stop: (node: Node) => boolean = () => false): readonly Node[] {
+  const done = new Set<Node>();
+  const stack = [...roots].reverse();
+  for (let node = stack.at(-1); node !== undefined; node = stack.at(-1)) {
+    const next = done.has(node) || stop(node) ? undefined : node.inputs.find((n) => !done.has(n));
+    if (next !== undefined) stack.push(next);
+    else {
+      done.add(node);
+      stack.pop();
+    }
+  }
+  return [...done];
+}
+
 /** Number of reads of every node by the nodes that `roots` need. */
 export function userCounts(nodes: readonly Node[]): ReadonlyMap<Node, number> {
   const counts = new Map<Node, number>();

@@ -162,14 +162,14 @@ const DEVIATION = 0.02;
  */
 export class GPT extends Module {
   readonly options: Readonly<Required<Omit<GPTOptions, "random">>>;
+  /** Position in the sequence of dropout masks; in checkpoints as the buffer "random". */
+  readonly random: RandomStream;
+  readonly dropout: Dropout;
   readonly tokenEmbedding: Embedding;
   readonly positionEmbedding: Embedding;
   readonly blocks: readonly Block[];
   readonly finalNorm: LayerNorm;
   readonly head: Linear;
-  /** Position in the sequence of dropout masks; in checkpoints as the buffer "random". */
-  readonly random: RandomStream;
-  readonly dropout: Dropout;
 
   constructor(options: GPTOptions) {
     super();

@@ -52,9 +52,9 @@ export function makeBuilder(node: NodeFactory) {
   const cast = (x: Node, dtype: DType): Node => (x.dtype === dtype ? x : node(MOVEMENT.cast, [x], { dtype }));
   const reshape = (x: Node, shape: Shape): Node => (sameShape(x.shape, shape) ? x : node(MOVEMENT.reshape, [x], { shape }));
   const permute = (x: Node, order: readonly number[]): Node =>
-    order.every((axis, i) => axis === i) ? x : node(MOVEMENT.permute, [x], { order });
+    order.length === x.shape.length && order.every((axis, i) => axis === i) ? x : node(MOVEMENT.permute, [x], { order });
   const slice = (x: Node, starts: readonly number[], shape: Shape): Node =>
-    sameShape(x.shape, shape) ? x : node(MOVEMENT.slice, [x], { starts, shape });
+    sameShape(x.shape, shape) && starts.every((start) => start === 0) ? x : node(MOVEMENT.slice, [x], { starts, shape });
   const sum = (x: Node, axes: readonly number[], dtype: DType = x.dtype): Node =>
     axes.length === 0 ? cast(x, dtype) : node(REDUCE.sum, [x], { axes, dtype });
 

@@ -4,7 +4,7 @@ import { isFloat } from "../formats/index.ts";
 import { initialLossScale, type LossScaleOptions, type LossScaleRule, lossScaleRule } from "../precision/lossScale.ts";
 import { isPositive, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
-import { concatenate, where } from "../tensor/functions.ts";
+import { where } from "../tensor/functions.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
 import { realize } from "../tensor/realize.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -13,7 +13,14 @@ import { Variable } from "../tensor/variable.ts";
 import { nonFiniteCount } from "./finite.ts";
 import type { Steppable } from "./optimizer.ts";
 import type { StepOutcome } from "./outcome.ts";
-import { type Checked, lateCheck, newSession, orderError, requireGradients, type Session } from "./scalerSession.ts";
+import {
+  type Checked,
+  countNonFinite,
+  newSession,
+  orderError,
+  requireGradients,
+  type Session,
+} from "./scalerSession.ts";
 import { nextScaleTensors } from "./scaleTransition.ts";
 
 export interface GradScalerOptions extends LossScaleOptions {
@@ -223,12 +230,8 @@ export class GradScaler {
       return gradient === undefined ? [] : [[parameter, gradient] as const];
     });
     requireGradients("step", entries);
-    const known = fresh ?? session.checked;
-    const counts = entries.map(([parameter, gradient]) =>
-      lateCheck(known.get(parameter), gradient, options.checkGradients ?? true),
-    );
-    const nonFinite = concatenate(counts.map((count) => count.reshape([1])));
-    const applied = nonFinite.sum().equal(0);
+    const again = options.checkGradients ?? true;
+    const { applied, nonFinite } = countNonFinite(entries, fresh ?? session.checked, again);
     const updates = [...optimizer.updates(trueGrads)];
     for (const [variable, value] of updates) variable.assign(where(applied, value, variable.read()));
     session.stepped.set(optimizer, applied);

@@ -1,6 +1,7 @@
 /** What a scaler remembers between two updates, and the checks on it. */
 import { BinadeError } from "../errors.ts";
 import { full } from "../tensor/create.ts";
+import { concatenate, where } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import { nonFiniteCount } from "./finite.ts";
@@ -47,9 +48,25 @@ export function requireGradients(subject: string, entries: readonly (readonly [V
   );
 }
 
-/** The count from `unscale`, and that of a gradient which was changed since. */
-export function lateCheck(known: Checked | undefined, gradient: Tensor, again: boolean): Tensor {
-  if (known === undefined) return nonFiniteCount(gradient);
-  if (!again || known.gradient.node === gradient.node) return known.nonFinite;
-  return known.nonFinite.maximum(nonFiniteCount(gradient));
+/**
+ * For each gradient the count of elements that are not finite, and whether there are none. Gradients that were changed since
+ * `unscale` are counted `again`; what is found then is reported only if `unscale` had found nothing, since clipping spreads
+ * one infinity over all gradients.
+ */
+export function countNonFinite(
+  entries: readonly (readonly [Variable, Tensor])[],
+  checked: ReadonlyMap<Variable, Checked>,
+  again: boolean,
+): { readonly applied: Tensor; readonly nonFinite: Tensor } {
+  const first = stack(
+    entries.map(([parameter, gradient]) => checked.get(parameter)?.nonFinite ?? nonFiniteCount(gradient)),
+  );
+  const isChanged = ([parameter, gradient]: readonly [Variable, Tensor]): boolean =>
+    checked.has(parameter) && checked.get(parameter)?.gradient.node !== gradient.node;
+  if (!again || !entries.some(isChanged)) return { applied: first.sum().equal(0), nonFinite: first };
+  const late = stack(entries.map(([, gradient]) => nonFiniteCount(gradient)));
+  const [clean, stillClean] = [first.sum().equal(0), late.sum().equal(0)];
+  return { applied: clean.and(stillClean), nonFinite: where(clean, late, first) };
 }
+
+const stack = (scalars: readonly Tensor[]): Tensor => concatenate(scalars.map((scalar) => scalar.reshape([1])));

@@ -17,8 +17,10 @@ export function refuseInTrace(): void {
 /** Computes `nodes` and commits every pending assignment; resolves to the leaves that hold the values. */
 export async function realize(nodes: readonly Node[]): Promise<readonly Node[]> {
   refuseInTrace();
-  const wanted = [...new Set(nodes)].filter((n) => realizedLeaf(n) === n && !isLeaf(n));
   const assignments = takePending();
+  // The old value of a variable that is about to be overwritten is copied out like any other result.
+  const overwritten = new Set([...assignments.keys()].map((variable) => variable.leaf));
+  const wanted = [...new Set(nodes)].filter((n) => realizedLeaf(n) === n && (!isLeaf(n) || overwritten.has(n)));
   if (wanted.length > 0 || assignments.size > 0) await run(wanted, assignments);
   return nodes.map(realizedLeaf);
 }

@@ -16,6 +16,8 @@ export type LeafValue =
 const values = new WeakMap<Node, LeafValue>();
 /** Nodes that were computed already, and the leaf that holds the result. */
 const realized = new WeakMap<Node, Node>();
+/** Computed nodes that read no leaf, such as literals: they belong to no device, so graphs on any of them compute these anew. */
+const placeless = new WeakSet<Node>();
 
 export function setLeafValue(leaf: Node, value: LeafValue): void {
   values.set(leaf, value);
@@ -51,7 +53,7 @@ export function releaseNode(node: Node): void {
 /** Replaces what was computed before by the leaves that hold it. */
 export function substituteRealized(request: Request): Request {
   const targets = [...request.assignments];
-  const roots = rewrite([...request.outputs, ...targets.map(([, v]) => v)], (node) => realized.get(node) ?? node);
+  const roots = rewrite([...request.outputs, ...targets.map(([, v]) => v)], (node) => (placeless.has(node) ? node : realizedLeaf(node)));
   return {
     outputs: roots.slice(0, request.outputs.length),
     assignments: new Map(targets.map(([leaf], i) => [leaf, roots[request.outputs.length + i] as Node])),
@@ -60,6 +62,18 @@ export function substituteRealized(request: Request): Request {
 
 export function markRealized(node: Node, leaf: Node): void {
   realized.set(node, leaf);
+  if (!readsLeaf(node)) placeless.add(node);
+}
+
+function readsLeaf(node: Node): boolean {
+  const seen = new Set<Node>();
+  const stack = [node];
+  for (let n = stack.pop(); n !== undefined; n = stack.pop()) {
+    if (values.has(n) || (n !== node && realized.has(n) && !placeless.has(n))) return true;
+    for (const input of n.inputs) if (!seen.has(input)) stack.push(input);
+    seen.add(n);
+  }
+  return false;
 }
 
 export const realizedLeaf = (node: Node): Node => realized.get(node) ?? node;

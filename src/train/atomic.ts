@@ -1,7 +1,7 @@
 /** Writing a file as a whole or not at all, and the one place that turns a failed write into a sentence. */
 
 import { randomBytes } from "node:crypto";
-import { open, realpath, rename, rm } from "node:fs/promises";
+import { open, readdir, realpath, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { BinadeError } from "../errors.ts";
 
@@ -62,6 +62,14 @@ export async function writeFileAtomic(
   await flushFolder(path, dirname(target), fileSystem);
 }
 
+/** Removes what writes into `folder` left behind because their process was killed; call it where nobody else writes. */
+export async function removeTemporaries(folder: string): Promise<void> {
+  const names = await readdir(folder).catch(() => []);
+  const left = names.filter((name) => /^\.binade-\d+-[0-9a-f]{12}\.tmp$/.test(name));
+  // A folder that refuses this refuses the next write, which says why.
+  for (const name of left) await rm(join(folder, name), { force: true }).catch(() => {});
+}
+
 /** The BinadeError of a failed write to `path`: its reason and fix, from the system's error code. */
 export function fileWriteError(path: string, error: unknown): BinadeError {
   const code = systemCode(error);
@@ -86,6 +94,7 @@ const WRITE_FAILURES: Readonly<Record<string, readonly [reason: string, fix: str
   EROFS: ["the file system is read-only", "choose a path on a writable disk"],
   ENOENT: ["its folder does not exist", "create the folder first"],
   ENOTDIR: ["a part of the path is a file, not a folder", ANOTHER_PATH],
+  EEXIST: ["there is a file of that name, not a folder", ANOTHER_PATH],
   EISDIR: ["there is a folder of that name", ANOTHER_PATH],
   ENAMETOOLONG: ["the name is too long", "choose a shorter name"],
   EMFILE: ["too many files are open", "close some files or raise the limit"],

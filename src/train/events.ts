@@ -9,7 +9,7 @@ export type StartedEvent = {
   readonly model: { readonly parameters: number; readonly [setting: string]: string | number | boolean };
   /** Name of the precision policy, such as `fp16-mixed`. */
   readonly precision: string;
-  /** Name of the device, such as `cpu`. */
+  /** The device and what runs there, such as `cpu: avx2`. */
   readonly device: string;
   /** Worker threads of the device. */
   readonly threads: number;
@@ -92,7 +92,10 @@ export type WarningEvent = {
   readonly type: "warning";
   /** Attempted steps so far. */
   readonly step: number;
-  /** Stable identifier, such as `scale.minimum`. */
+  /**
+   * Stable identifier: `loss.notFinite`, `gradient.notFinite` (without loss scaling), `scale.floor`, `run.stalled`,
+   * `run.complete` (nothing left to do), `device.reference` (slow, because there are no native kernels).
+   */
   readonly code: string;
   /** One sentence: what happened and what to do. */
   readonly message: string;

@@ -1,7 +1,9 @@
 /** Sampling text from a byte-level model: one shape, one program, one byte per run. */
-import { uniform, philox } from "../formats/philox.ts";
+import { BinadeError } from "../errors.ts";
+import { philox, uniform } from "../formats/philox.ts";
 import type { HalfDType } from "../formats/table.ts";
 import { autocast } from "../precision/autocast.ts";
+import { isNonNegative, requireNumber } from "../precision/options.ts";
 import { compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -10,6 +12,10 @@ import type { Tensor } from "../tensor/tensor.ts";
 export interface CausalModel {
   readonly context: number;
   forward(tokens: Tensor): Tensor;
+  /** With the next two, as in a `Module`: dropout is off while text is written. */
+  readonly training?: boolean;
+  train?(): unknown;
+  evaluate?(): unknown;
 }
 
 export interface GenerateOptions {
@@ -21,6 +27,8 @@ export interface GenerateOptions {
   readonly seed?: number;
   /** Compute dtype of autocast; null for float32. Default null. */
   readonly dtype?: HalfDType | null;
+  /** Ends the writing after the current byte. */
+  readonly signal?: AbortSignal;
 }
 
 /** Stream number of sampling, so that its draws are independent of data, initialisation and dropout under one seed. */
@@ -30,21 +38,48 @@ const SAMPLING_STREAM = 0x53414d50;
  * Continues `prompt` byte by byte, each drawn from the model's distribution. A pure function of weights, prompt and options.
  *
  * @returns the prompt followed by what the model wrote.
+ * @throws BinadeError `value.range` for a bad option; `data.short` for an empty prompt.
+ * @example
+ * const bytes = await generate(model, new TextEncoder().encode("const "), { length: 100 });
  */
-export async function generate(model: CausalModel, prompt: Uint8Array, options: GenerateOptions = {}): Promise<Uint8Array> {
-  const { length = 256, temperature = 0.8, seed = 0, dtype = null } = options;
+export async function generate(
+  model: CausalModel,
+  prompt: Uint8Array,
+  options: GenerateOptions = {},
+): Promise<Uint8Array> {
+  requireNumber("generate: length", options.length ?? 0, isCount, "an integer ≥ 0");
+  requireNumber("generate: temperature", options.temperature ?? 0, isNonNegative, "a finite number ≥ 0");
+  if (prompt.length === 0) {
+    throw new BinadeError("data.short", "generate: expected a prompt of at least one byte, got none; give it a space");
+  }
+  const wasTraining = model.training === true;
+  model.evaluate?.();
+  try {
+    return await write(model, prompt, options);
+  } finally {
+    if (wasTraining) model.train?.();
+  }
+}
+
+const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
+
+async function write(model: CausalModel, prompt: Uint8Array, options: GenerateOptions): Promise<Uint8Array> {
+  const { length = 256, temperature = 0.8, seed = 0, dtype = null, signal } = options;
   const { context } = model;
   const logitsAt = compile((tokens: Tensor, position: Tensor) => {
     const logits = autocast(dtype ?? false, () => model.forward(tokens));
     return logits.reshape([context, -1]).gather(position).cast("float32");
   });
   const text = [...prompt];
-  const start = text.length;
-  for (let i = 0; i < length; i++) {
-    const window = Int32Array.from({ length: context }, (_, at) => text[Math.max(0, text.length - context) + at] ?? 0);
+  const end = text.length + length;
+  while (text.length < end && signal?.aborted !== true) {
+    const begin = Math.max(0, text.length - context);
+    const window = Int32Array.from({ length: context }, (_, at) => text[begin + at] ?? 0);
     const last = Math.min(text.length, context) - 1;
-    const logits = await (await logitsAt(tensor(window, { shape: [1, context] }), tensor(Int32Array.of(last)))).data();
-    text.push(draw(logits, temperature, seed, start + i));
+    const inputs = [tensor(window, { shape: [1, context] }), tensor(Int32Array.of(last))] as const;
+    const logits = await logitsAt(...inputs);
+    text.push(draw(await logits.data(), temperature, seed, text.length));
+    for (const used of [...inputs, logits]) used.dispose();
   }
   return Uint8Array.from(text);
 }

@@ -3,8 +3,8 @@ export { type Checkpoint, readCheckpoint, restoreCheckpoint, saveCheckpoint } fr
 export { type Corpus, readBytes } from "./corpus.ts";
 export { findDefaultCorpus } from "./default-corpus.ts";
 export * from "./events.ts";
-export { type CausalModel, generate, type GenerateOptions } from "./generate.ts";
+export { type CausalModel, type GenerateOptions, generate } from "./generate.ts";
 export { EventLog, readEvents } from "./jsonl.ts";
 export { PRECISIONS, PRESETS, type Precision, type PresetName } from "./presets.ts";
 export { decodeSafetensors, encodeSafetensors, type SavedTensor } from "./safetensors.ts";
-export { CHECKPOINT_FILE, train, type TrainableModel, type TrainData, type TrainOptions } from "./trainer.ts";
+export { CHECKPOINT_FILE, type TrainableModel, type TrainData, type TrainOptions, train } from "./trainer.ts";

@@ -7,8 +7,8 @@ import { clipByGlobalNorm, globalNorm } from "../optim/clip.ts";
 import { GradScaler } from "../optim/gradScaler.ts";
 import { type ReadOutcome, readOutcome } from "../optim/outcome.ts";
 import { warmupCosine } from "../optim/schedule.ts";
-import { requireInteger } from "../precision/options.ts";
 import { autocast } from "../precision/autocast.ts";
+import { requireInteger } from "../precision/options.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Device } from "../tensor/device.ts";
@@ -43,7 +43,11 @@ export interface StepResult {
   readonly outcome: ReadOutcome;
 }
 
-const COMPUTE: Readonly<Record<Precision, HalfDType | false>> = { fp32: false, "bf16-mixed": "bfloat16", "fp16-mixed": "float16" };
+const COMPUTE: Readonly<Record<Precision, HalfDType | false>> = {
+  fp32: false,
+  "bf16-mixed": "bfloat16",
+  "fp16-mixed": "float16",
+};
 
 /** The dtype of matrix products in a run of this precision; false for float32. */
 export const computeDType = (precision: Precision): HalfDType | false => COMPUTE[precision];
@@ -61,12 +65,16 @@ export class Session {
   constructor(model: TrainableModel, options: Hyperparameters) {
     const { precision, steps, learningRate, seed = 0, weightDecay = 0.1, clipNorm = 1 } = options;
     if (!PRECISIONS.includes(precision)) {
-      throw new BinadeError("option.invalid", `train: precision is ${JSON.stringify(precision)}, expected one of ${PRECISIONS.join(", ")}`);
+      throw new BinadeError(
+        "option.invalid",
+        `train: precision is ${JSON.stringify(precision)}, expected one of ${PRECISIONS.join(", ")}`,
+      );
     }
     requireInteger("train: steps", steps, 1);
     const warmupSteps = options.warmupSteps ?? Math.min(200, Math.floor(steps / 20));
     const [first] = model.parameters();
-    if (first === undefined) throw new BinadeError("option.invalid", "train: the model has no parameters; give one that has");
+    if (first === undefined)
+      throw new BinadeError("option.invalid", "train: the model has no parameters; give one that has");
     this.device = first.device;
     this.settings = { steps, learningRate, seed, weightDecay, clipNorm, warmupSteps };
     this.#model = model;
@@ -75,7 +83,9 @@ export class Session {
     this.#scaler = new GradScaler({ enabled: precision === "fp16-mixed" });
     const dtype = computeDType(precision);
     this.#step = compile((tokens: Tensor, targets: Tensor) => this.record(tokens, targets, dtype));
-    this.#evaluate = compile((tokens: Tensor, targets: Tensor) => autocast(dtype, () => crossEntropy(model.forward(tokens), targets)));
+    this.#evaluate = compile((tokens: Tensor, targets: Tensor) =>
+      autocast(dtype, () => crossEntropy(model.forward(tokens), targets)),
+    );
   }
 
   /** One training step as a graph. */
@@ -84,7 +94,9 @@ export class Session {
     const grads = this.#scaler.unscale(gradients(this.#scaler.scale(loss), this.#model), this.#optimizer);
     const learningRate = this.#optimizer.learningRate();
     // Clipping scales finite gradients by at most 1: nothing new to check.
-    const outcome = this.#scaler.step(this.#optimizer, clipByGlobalNorm(grads, this.settings.clipNorm), { checkGradients: false });
+    const outcome = this.#scaler.step(this.#optimizer, clipByGlobalNorm(grads, this.settings.clipNorm), {
+      checkGradients: false,
+    });
     this.#scaler.update();
     return { loss, learningRate, gradientNorm: globalNorm(grads), outcome };
   }
@@ -97,7 +109,9 @@ export class Session {
       ["optimizer", this.#optimizer.namedState()],
       ["scaler", this.#scaler.namedState()],
     ];
-    return new Map(parts.flatMap(([prefix, variables]) => [...variables].map(([name, v]) => [`${prefix}.${name}`, v] as const)));
+    return new Map(
+      parts.flatMap(([prefix, variables]) => [...variables].map(([name, v]) => [`${prefix}.${name}`, v] as const)),
+    );
   }
 
   /** Bytes of intermediates that the step's program plans. */
@@ -112,19 +126,37 @@ export class Session {
   }
 
   async step(batch: Pick<ByteBatch, "tokens" | "targets">): Promise<StepResult> {
-    const { loss, learningRate, gradientNorm, outcome } = await this.#step(...this.#tensors(batch));
-    return { loss: await loss.item(), learningRate: await learningRate.item(), gradientNorm: await gradientNorm.item(), outcome: await readOutcome(outcome) };
+    const inputs = this.#tensors(batch);
+    const { loss, learningRate, gradientNorm, outcome } = await this.#step(...inputs);
+    const result = {
+      loss: await loss.item(),
+      learningRate: await learningRate.item(),
+      gradientNorm: await gradientNorm.item(),
+      outcome: await readOutcome(outcome),
+    };
+    const { applied, lossFinite, nonFinite, lossScaleBefore, lossScaleAfter } = outcome;
+    const flags = [applied, lossFinite, nonFinite, lossScaleBefore, lossScaleAfter];
+    // Not left to the collector: it sees small objects, not the memory behind them.
+    for (const used of [...inputs, loss, learningRate, gradientNorm, ...flags]) used.dispose();
+    return result;
   }
 
-  /** Mean loss over all held-out batches, in nats per token. */
-  async evaluate(batches: EvaluationBatches): Promise<number> {
+  /** Mean loss over all held-out batches, in nats per token; null if the signal ended it. */
+  async evaluate(batches: EvaluationBatches, signal?: AbortSignal): Promise<number | null> {
+    const wasTraining = this.#model.training;
     this.#model.evaluate();
     try {
       let sum = 0;
-      for (let i = 0; i < batches.count; i++) sum += await (await this.#evaluate(...this.#tensors(batches.batch(i)))).item();
+      for (let i = 0; i < batches.count; i++) {
+        if (signal?.aborted === true) return null;
+        const inputs = this.#tensors(batches.batch(i));
+        const loss = await this.#evaluate(...inputs);
+        sum += await loss.item();
+        for (const used of [...inputs, loss]) used.dispose();
+      }
       return sum / batches.count;
     } finally {
-      this.#model.train();
+      if (wasTraining) this.#model.train();
     }
   }
 }

@@ -32,7 +32,7 @@ run("malformed programs", () => {
       try {
         addon().createProgram(damaged);
       } catch (error) {
-        expect(String(error)).toMatch(/program: word \d+: expected/);
+        expect(String(error)).toMatch(/program: word \d+: (\w+: )?expected/);
       }
     }
   });
@@ -47,15 +47,17 @@ run("malformed programs", () => {
         addon().runSync(addon().createProgram(damaged), bindings);
         ran++;
       } catch (error) {
-        expect(String(error)).toMatch(/program: word \d+: expected|run: binding \d+: expected|run: expected an array/);
+        expect(String(error)).toMatch(
+          /program: word \d+: (\w+: )?expected|run: binding \d+: expected|run: expected an array/,
+        );
       }
     }
     expect(ran).toBeGreaterThan(0);
   });
 
-  it.each([undefined, null, 5, "x", [], new Float32Array(4), new BigUint64Array(5)])(
+  it.each([[undefined], [null], [5], ["x"], [[]], [new Float32Array(4)], [new BigUint64Array(5)]])(
     "refuses words that are %s",
-    (value) => {
+    (value: unknown) => {
       expect(() => addon().createProgram(value as BigInt64Array)).toThrow("createProgram: expected a BigInt64Array");
     },
   );

@@ -1,4 +1,6 @@
 /** A small GPT against PyTorch: losses, norms and parameters of 20 AdamW steps, and the gradients of the first. */
+
+import { beforeAll, describe, expect, it } from "vitest";
 import {
   autocast,
   clipByGlobalNorm,
@@ -11,8 +13,7 @@ import {
   optim,
   type Tensor,
   useDevice,
-} from "binade";
-import { beforeAll, describe, expect, it } from "vitest";
+} from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 import { floatsOf, readJson, readTensors } from "../support/fixtures.ts";
 
@@ -39,6 +40,9 @@ function saved(name: string) {
   if (found === undefined) throw new Error(`${name} is missing in the fixture`);
   return found;
 }
+
+/** The reference backend is slow: it goes the whole way only where no other device does. */
+const stepsOn = (device: string): number => (device === "reference" && DEVICES.length > 1 ? 4 : settings.steps);
 
 async function loadedModel(): Promise<nn.GPT> {
   const model = new nn.GPT(settings.model);
@@ -111,20 +115,19 @@ describe.each(DEVICES)("a GPT trains as in PyTorch on %s", (device) => {
     }
   });
 
-  it("follows 20 steps in float32", async () => {
+  it(`follows ${stepsOn(device)} steps in float32`, async () => {
     const model = await loadedModel();
-    const run = await train(model, false, settings.steps);
-    console.log(run.losses, run.gradientNorms);
+    const run = await train(model, false, stepsOn(device));
     expect(largestError(run.losses, reference.float32.losses)).toBeLessThan(1e-4);
     expect(largestError(run.gradientNorms, reference.float32.gradientNorms)).toBeLessThan(1e-3);
+    if (stepsOn(device) < settings.steps) return;
     for (const [name, variable] of model.namedParameters()) {
       expect(distance(await variable.read().data(), floatsOf(saved(`final.${name}`))), name).toBeLessThan(1e-2);
     }
   });
 
-  it("follows the steps under bfloat16 autocast", async () => {
-    const steps = device === "reference" ? 8 : settings.steps;
-    const run = await train(await loadedModel(), "bfloat16", steps);
+  it(`follows ${stepsOn(device)} steps under bfloat16 autocast`, async () => {
+    const run = await train(await loadedModel(), "bfloat16", stepsOn(device));
     expect(largestError(run.losses, reference.bfloat16.losses)).toBeLessThan(2e-2);
   });
 });

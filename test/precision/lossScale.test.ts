@@ -43,7 +43,10 @@ describe("known cases", () => {
 
   it.each(["pytorch", "binade"] as const)("case 2: growth never leaves float32 (%s)", (profile) => {
     const bounds = profile === "pytorch" ? { initialScale: 1e38 } : { initialScale: 2 ** 125, ceiling: 2 ** 126 };
-    for (const { scale, growthTracker } of run({ ...bounds, growthFactor: 16, growthInterval: 1, profile }, "0".repeat(10))) {
+    for (const { scale, growthTracker } of run(
+      { ...bounds, growthFactor: 16, growthInterval: 1, profile },
+      "0".repeat(10),
+    )) {
       expect(Number.isFinite(scale) && scale > 0 && growthTracker === 0).toBe(true);
     }
   });
@@ -65,18 +68,25 @@ describe("known cases", () => {
   });
 
   it.each([1, 0.3125, 0.37])("case 5: a hundred overflows end at the floor %d", (floor) => {
-    expect(last(run({ initialScale: 10, floor }, "i".repeat(100))).scale).toBe(Math.fround(Math.max(floor, 10 * 0.5 ** 100)));
+    expect(last(run({ initialScale: 10, floor }, "i".repeat(100))).scale).toBe(
+      Math.fround(Math.max(floor, 10 * 0.5 ** 100)),
+    );
   });
 
   it("case 5: without a floor the hundredth overflow still halves", () => {
-    expect(last(run({ initialScale: 10, profile: "pytorch" }, "i".repeat(100))).scale).toBe(Math.fround(10 * 0.5 ** 100));
+    expect(last(run({ initialScale: 10, profile: "pytorch" }, "i".repeat(100))).scale).toBe(
+      Math.fround(10 * 0.5 ** 100),
+    );
   });
 
   it("case 9: an interval lowered below the tracker grows at once, and never in PyTorch's profile", () => {
     const state = { scale: 8, growthTracker: 5 };
     const lowered = { growthInterval: 3 };
     expect(nextLossScale(state, lossScaleRule(lowered), true)).toEqual({ scale: 16, growthTracker: 0 });
-    expect(nextLossScale(state, lossScaleRule({ ...lowered, profile: "pytorch" }), true)).toEqual({ scale: 8, growthTracker: 6 });
+    expect(nextLossScale(state, lossScaleRule({ ...lowered, profile: "pytorch" }), true)).toEqual({
+      scale: 8,
+      growthTracker: 6,
+    });
   });
 
   it("case 10: 200 overflows stop at the floor; in PyTorch's profile the 166th makes the scale 0", () => {
@@ -125,7 +135,13 @@ describe("case 11: for every sequence of flags", () => {
   it("the scale is the first one times powers of the factors, as long as no bound is met", () => {
     fc.assert(
       fc.property(flags, (sequence) => {
-        const options = { initialScale: 1, growthFactor: 4, backoffFactor: 0.5, growthInterval: 2, profile: "pytorch" } as const;
+        const options = {
+          initialScale: 1,
+          growthFactor: 4,
+          backoffFactor: 0.5,
+          growthInterval: 2,
+          profile: "pytorch",
+        } as const;
         const rule = lossScaleRule(options);
         let [state, grown, shrunk] = [initialLossScale(rule), 0, 0];
         for (const finite of sequence.slice(0, 60)) {
@@ -141,6 +157,7 @@ describe("case 11: for every sequence of flags", () => {
 });
 
 describe("options", () => {
+  const misspelt: object = { growthIntervall: 5 };
   const bad: readonly (readonly [string, LossScaleOptions, string])[] = [
     ["initialScale 0", { initialScale: 0 }, "value.range"],
     ["initialScale NaN", { initialScale: Number.NaN }, "value.range"],
@@ -155,7 +172,7 @@ describe("options", () => {
     ["ceiling infinite", { ceiling: Number.POSITIVE_INFINITY }, "value.range"],
     ["floor above the first scale", { floor: 4, initialScale: 2 }, "option.invalid"],
     ["ceiling below the first scale", { ceiling: 2 }, "option.invalid"],
-    ["a misspelt key", { ...{ growthIntervall: 5 } }, "option.unknown"],
+    ["a misspelt key", misspelt, "option.unknown"],
   ];
   it.each(bad)("%s is refused", (_, options, code) => {
     expect(() => lossScaleRule(options)).toThrow(expect.objectContaining({ code }));

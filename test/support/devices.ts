@@ -1,5 +1,5 @@
 /** The devices on which a test runs: every one of this machine. The missing ones are named, with the reason. */
-import { BinadeError, useDevice } from "binade";
+import { BinadeError, useDevice } from "../../src/index.ts";
 
 const KINDS = ["reference", "cpu"] as const;
 type Kind = (typeof KINDS)[number];

@@ -84,7 +84,7 @@ export function buildRequest({
   assigned.forEach((n, i) => {
     const variable = pick(variables, i + n);
     const value = n % 5 === 0 ? pick(variables, i + n + 1) : pick([...floats].reverse(), n % 7);
-    const fitted = fit(value, variable);
+    const fitted = shapedLike(value, variable);
     if (fitted !== undefined) assignments.set(variable, fitted);
   });
   return { request: { outputs: outputs.map((n) => pick([...pool].reverse(), n % 8)), assignments }, leaves };
@@ -99,7 +99,7 @@ function pick(from: readonly Node[], n: number): Node {
   return node;
 }
 
-function fit(value: Node, like: Node): Node | undefined {
+function shapedLike(value: Node, like: Node): Node | undefined {
   const cast = b.cast(value, like.dtype);
   if (sizeOf(value.shape) === sizeOf(like.shape)) return b.reshape(cast, like.shape);
   return value.shape.length === 0 ? b.broadcastTo(cast, like.shape) : undefined;
@@ -137,8 +137,8 @@ const binary: Rule = (x, y, n) => {
   const [p, q] = [float(x), float(y)];
   return compatible(p.shape, q.shape) ? b.pointwise(ELEMENTWISE[at(BINARY, n)], [p, b.cast(q, p.dtype)]) : undefined;
 };
-const literal: Rule = (x, y, n) => {
-  const number = at([1, 0.5, -0, 3, 0], y.id);
+const literal: Rule = (x, _, n) => {
+  const number = at([1, 0.5, -0, 3, 0], Math.floor(n / 6));
   return b.pointwise(ELEMENTWISE[at(BINARY, n)], n % 4 === 3 ? [number, float(x)] : [float(x), number]);
 };
 const select: Rule = (x, y) => {

@@ -1,5 +1,5 @@
-/** Runs a request through the compiler on the reference backend. */
-import { hostBytes } from "../../src/backends/backend.ts";
+/** Runs a request through the compiler on a backend; the reference backend unless another is given. */
+import { type Backend, hostBytes } from "../../src/backends/backend.ts";
 import { ReferenceBackend, type ReferenceOptions } from "../../src/backends/reference/backend.ts";
 import { compileProgram } from "../../src/compile/pipeline.ts";
 import type { Program, Request } from "../../src/compile/program.ts";
@@ -28,8 +28,8 @@ export function decoded(bytes: Uint8Array, dtype: DType): Float64Array {
 }
 
 /** Compiles and runs `request` over leaves of these values. */
-export async function run(request: Request, leaves: Values, options: ReferenceOptions = {}): Promise<Outcome> {
-  const backend = new ReferenceBackend(options);
+export async function run(request: Request, leaves: Values, on: ReferenceOptions | Backend = {}): Promise<Outcome> {
+  const backend = "prepare" in on ? on : new ReferenceBackend(on);
   const program = compileProgram(request, backend.capabilities);
   const buffers = program.bindings.map(({ role, node, buffer }) => {
     const bytes = encoded(role === "input" ? (leaves.get(node) ?? []) : new Float64Array(buffer.elements), node.dtype);

@@ -117,7 +117,7 @@ float* logSumExpOf(const Head& head) {
   return problem.logSumExp + (head.batch * problem.heads + head.head) * problem.queries;
 }
 
-// --- Forward ----------------------------------------------------------------------------------------------------------
+// --- Forward ------------------------------------------------------------------------------------------------------
 
 struct ForwardBuffers {
   float* kPacked;  // keys as columns, depth D
@@ -209,7 +209,7 @@ void forwardTask(void* context, int64_t task, int worker) {
     forwardBlock(head, buffers, k, v, first, smaller(blockRows, end - first));
 }
 
-// --- Backward ---------------------------------------------------------------------------------------------------------
+// --- Backward -----------------------------------------------------------------------------------------------------
 
 struct BackwardBuffers {
   float* kColumns;      // keys as columns, depth D: for q kᵀ

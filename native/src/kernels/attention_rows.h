@@ -39,9 +39,12 @@ static inline float sumLanes(Floats values) {
 
 /// exp(x) to about 1 ulp for any x, subnormal results included; NaN stays NaN.
 static inline Floats exponential(Floats x) {
-  // Outside these bounds the result is 0 or infinity; inside, n stays in [-151, 129]. Comparisons are false for NaN.
+  // Above `most` the result is infinity, below `least` it is 0; in between, n stays in [-150, 128]. Comparisons are
+  // false for NaN. What gives 0 (masked scores, mostly) is computed as exp(0) and replaced: a product that underflows
+  // costs some processors a hundred cycles.
   const Floats least = Floats{} - 104.0f, most = Floats{} + 89.0f;
-  x = x < least ? least : x;
+  const Integers vanishes = x < least;
+  x = vanishes ? Floats{} : x;
   x = x > most ? most : x;
   // Adding 1.5 · 2^23 leaves the nearest integer in the low mantissa bits.
   const Floats magic = Floats{} + 12582912.0f;
@@ -59,7 +62,8 @@ static inline Floats exponential(Floats x) {
   y = y * r * r + r + 1.0f;
   // 2^n as a product of two normal powers, because 2^n itself may be subnormal or infinite.
   const Integers half = integer >> 1;
-  return y * (Floats)((half + 127) << 23) * (Floats)((integer - half + 127) << 23);
+  y = y * (Floats)((half + 127) << 23) * (Floats)((integer - half + 127) << 23);
+  return vanishes ? Floats{} : y;
 }
 
 /// Turns a row of raw scores into exp(scale · s - max), zeros beyond `visible` >= 1; returns their sum, gives the max.

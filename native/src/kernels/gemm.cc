@@ -122,7 +122,7 @@ void addSplits(const Plan& plan, float* first, int64_t distance) {
   }
 }
 
-// --- Alone: one thread packs and multiplies whole products. -----------------------------------------------------------
+// --- Alone: one thread packs and multiplies whole products. -------------------------------------------------------
 
 void multiplyAlone(const Work& work, int64_t product, const Packed& a, const Packed& b, float* sums, int worker) {
   const Plan& plan = work.plan;
@@ -155,7 +155,7 @@ void runAlone(void* context, int64_t task, int worker) {
   }
 }
 
-// --- Team: workers pack one product together, then share its tiles. ---------------------------------------------------
+// --- Team: workers pack one product together, then share its tiles. -----------------------------------------------
 
 /// Strips of packing work: about a tile of rows by packStripWords of depth.
 struct Strips {

@@ -150,18 +150,33 @@ static void storeRowBuffer(const VmState& state, const Operand& store, const Blo
   }
 }
 
-/// Fills the lanes of `random` for one block.
-static void drawBlock(const VmState& state, const Instruction& instruction, const Block& block, const int64_t* index) {
-  const Grid& grid = state.vm->grid;
+/// int32 row-major positions of `count` lanes from `position` on, `stride` apart.
+static void countLanes(int64_t position, int64_t stride, float* lanes, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t at = static_cast<int32_t>(position + i * stride);
+    __builtin_memcpy(lanes + i, &at, sizeof at);
+  }
+}
+
+/// Fills the lanes of `random` or `position`, which depend on where an element stands, for one run of lanes.
+static void generateLanes(const VmState& state, const Instruction& instruction, int64_t position, int64_t stride,
+                          float* lanes, int64_t count) {
+  if (instruction.opcode == Opcode::position) return countLanes(position, stride, lanes, count);
   const void* key = addressOf(state, state.vm->loads[instruction.a], 0, 4);
+  drawUniform(key, instruction.imm, position, stride, lanes, count);
+}
+
+static void generateBlock(const VmState& state, const Instruction& instruction, const Block& block,
+                          const int64_t* index) {
+  const Grid& grid = state.vm->grid;
   float* target = state.registers + instruction.dst * kBlockLanes;
   const int64_t laneStride = grid.positionStrides[grid.rank - 1];
   RowWalk walk = startWalk(grid, index, grid.positionStrides, block.lane);
   if (isOneRun(grid, index, grid.positionStrides, block)) {
-    return drawUniform(key, instruction.imm, walk.offset, laneStride, target, block.rows * block.lanes);
+    return generateLanes(state, instruction, walk.offset, laneStride, target, block.rows * block.lanes);
   }
   for (int row = 0; row < block.rows; ++row, target += block.lanes) {
-    drawUniform(key, instruction.imm, walk.offset, laneStride, target, block.lanes);
+    generateLanes(state, instruction, walk.offset, laneStride, target, block.lanes);
     nextRow(grid, grid.positionStrides, &walk);
   }
 }
@@ -190,7 +205,7 @@ void runBlock(const VmState& state, const Block& block) {
   const int padded = (block.rows * block.lanes + 15) & ~15;
   for (int i = vm.invariantInstructions; i < vm.instructionCount; ++i) {
     const Instruction& instruction = vm.instructions[i];
-    if (instruction.opcode == Opcode::random) drawBlock(state, instruction, block, index);
+    if (isGenerator(instruction.opcode)) generateBlock(state, instruction, block, index);
     else execute(instruction, state.registers, padded);
   }
   for (int i = 0; i < vm.storeCount; ++i) {

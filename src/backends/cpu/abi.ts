@@ -56,6 +56,8 @@ export const ROW_CORES = [
  * load     := register 0 view(r) | register 1+rowBuffer
  * instr    := opcode dst a b c imm                     registers; imm holds 32 bits
  * store    := register 0 view(r) | register 1+rowBuffer
+ *             Unused operands are 0. Constants, loads with strides 0 and what is computed from them alone run once per
+ *             task if nothing else writes their register.
  *             A store rounds to its dtype (nearest even; integers hold what the register holds). A store whose last
  *             stride is 0 writes the first lane only.
  *
@@ -63,7 +65,7 @@ export const ROW_CORES = [
  * reduce             := domain keptRank vectorAxis count combine{count} prologue:vm(rank) epilogue:vm(keptRank)
  *                       domain = kept axes then reduced axes, keptRank >= 1; vectorAxis 0: the last reduced axis is the
  *                       contiguous one, 1: the last kept axis is. The prologue stores operand i in row buffer i; the
- *                       epilogue loads result i from row buffer i.
+ *                       epilogue loads result i from row buffer i. A prologue may store to views, too.
  * row                := domain core parameterCount parameter* inputCount outputCount prologue:vm(rank) epilogue:vm(rank)
  *                       the last axis is the row. The prologue stores input i in row buffer i; the core writes its
  *                       outputs to row buffers inputCount + i, which the epilogue loads. A (1) buffer broadcasts.

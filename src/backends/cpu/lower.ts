@@ -278,9 +278,10 @@ function placement(kernel: Kernel): readonly NativeKernel[] {
   const covered = core.inputs.reduce((sum, n) => sum + sizeOf(n.shape), 0) === sizeOf(core.shape);
   const starts = op.starts(core.inputs, core.attributes);
   const strides = rowMajor(core.shape);
-  const copies = core.inputs.filter((n) => sizeOf(n.shape) > 0).map((input) => {
-    const start = starts[core.inputs.indexOf(input)] ?? [];
-    return copyInto(kernel, input, { ...operand, view: { offset: start.reduce((sum, s, axis) => sum + s * extent(strides, axis), 0), shape: input.shape, strides } });
+  const copies = core.inputs.flatMap((input, i) => {
+    if (sizeOf(input.shape) === 0) return [];
+    const offset = (starts[i] ?? []).reduce((sum, s, axis) => sum + s * extent(strides, axis), 0);
+    return [copyInto(kernel, input, { ...operand, view: { offset, shape: input.shape, strides } })];
   });
   return covered ? copies : [fillOf(core.shape, op.fill, operand), ...copies];
 }

@@ -159,8 +159,22 @@ export class VmBuilder {
     ];
   }
 
-  /** Linear scan: loads are live from the start, every other register from its instruction, each until its last use. */
+  /** Registers that hold the same lanes in every block: the engine computes them once per task if nothing else writes them. */
+  #invariants(): ReadonlySet<Register> {
+    const fixed = new Set<Register>();
+    for (const { register, words } of this.#loads) {
+      const inMemory = words[0] === 0;
+      if (inMemory && words.slice(4).every((stride) => stride === 0)) fixed.add(register);
+    }
+    for (const { opcode, dst, args, key } of this.#instructions) {
+      if (opcode !== "position" && key === undefined && args.every((r) => fixed.has(r))) fixed.add(dst);
+    }
+    return fixed;
+  }
+
+  /** Linear scan: loads are live from the start, every other register from its instruction, each until its last use; invariants for good. */
   #allocate(): { physical: ReadonlyMap<Register, number>; count: number } {
+    const fixed = this.#invariants();
     const lastUse = new Map<Register, number>();
     this.#instructions.forEach(({ args }, i) => {
       for (const r of args) lastUse.set(r, i);
@@ -170,13 +184,13 @@ export class VmBuilder {
     const free: number[] = [];
     let count = 0;
     const take = (r: Register): void => {
-      physical.set(r, free.pop() ?? count++);
+      physical.set(r, (fixed.has(r) ? undefined : free.pop()) ?? count++);
     };
     for (const { register } of this.#loads) take(register);
     this.#instructions.forEach(({ dst, args }, i) => {
-      for (const r of new Set(args)) if (lastUse.get(r) === i) free.push(physical.get(r) ?? 0);
+      for (const r of new Set(args)) if (lastUse.get(r) === i && !fixed.has(r)) free.push(physical.get(r) ?? 0);
       take(dst);
-      if (!lastUse.has(dst)) free.push(physical.get(dst) ?? 0);
+      if (!lastUse.has(dst) && !fixed.has(dst)) free.push(physical.get(dst) ?? 0);
     });
     return { physical, count };
   }

@@ -1,173 +1,149 @@
 /** `binade train`: a byte-level GPT on text files. */
-import { existsSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
 import { ByteBatches, EvaluationBatches, split } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
 import { GPT } from "../../nn/gpt.ts";
 import { defaultDevice, onNotice, useDevice } from "../../tensor/devices.ts";
-import { readCheckpoint } from "../../train/checkpoint.ts";
-import { readBytes, type Corpus } from "../../train/corpus.ts";
+import { fileWriteError, systemCode } from "../../train/atomic.ts";
+import { evaluationBatchCount } from "../../train/cadence.ts";
+import { type Corpus, readBytes } from "../../train/corpus.ts";
 import { findDefaultCorpus } from "../../train/default-corpus.ts";
 import type { TrainEvent } from "../../train/events.ts";
 import { generate } from "../../train/generate.ts";
 import { EventLog } from "../../train/jsonl.ts";
-import { PRECISIONS, PRESETS, type Precision, type PresetName } from "../../train/presets.ts";
+import { PRESETS, type PresetName } from "../../train/presets.ts";
 import { computeDType } from "../../train/session.ts";
-import { CHECKPOINT_FILE, train } from "../../train/trainer.ts";
-import { formatBytes, printable } from "../format.ts";
-import { integer, oneOf, real } from "../options.ts";
+import { type TrainOptions, train } from "../../train/trainer.ts";
+import type { CommandContext } from "../command-line.ts";
+import { printable } from "../format.ts";
+import { outputFailure } from "../interruption.ts";
+import { integer, oneOf } from "../options.ts";
 import { JsonRenderer, ProgressRenderer, type Renderer, usesColor } from "../render.ts";
+import { parsedOption, type RunSettings, readSavedRun, resolveSettings, type SavedRun, settingOptions } from "../run-settings.ts";
 
 /** Exit status of an interrupted run. */
 const INTERRUPTED = 130;
+const VOCABULARY = 256;
+/** Bytes of held-out text that the sample continues. */
+const PROMPT_BYTES = 32;
+const DEFAULT_SAMPLE = 300;
 
-/** Options as commander hands them over; what the user left out is undefined. */
+/** Options that are no setting of the run; what the user left out is undefined. */
 interface TrainFlags {
-  readonly data?: string[];
-  readonly preset?: PresetName;
-  readonly precision?: Precision;
-  readonly steps?: number;
-  readonly batch?: number;
-  readonly lr?: number;
-  readonly seed?: number;
-  readonly threads?: number;
+  readonly [flag: string]: unknown;
+  readonly data?: readonly string[];
   readonly device?: "cpu" | "reference";
-  readonly layers?: number;
-  readonly heads?: number;
-  readonly width?: number;
-  readonly context?: number;
-  readonly dropout?: number;
+  readonly threads?: number;
   readonly out?: string;
-  readonly resume: boolean;
+  readonly resume?: true;
+  readonly evaluateEvery?: number;
+  readonly checkpointEvery?: number;
   readonly sample: number;
-  readonly json: boolean;
+  readonly json?: true;
 }
 
-export function trainCommand(): Command {
-  return new Command("train")
+const PRESET_TEXT = Object.entries(PRESETS)
+  .map(([name, p]) => `  ${name}  ${p.layers} layers, ${p.heads} heads, width ${p.width}, context ${p.context}, batch ${p.batch}, ${p.steps} steps, lr ${p.learningRate}`)
+  .join("\n");
+
+export function trainCommand(context: CommandContext): Command {
+  const command = new Command("train")
     .description("Train a byte-level GPT on text files: matrix products in 16 bits, weights in float32.")
-    .option("--data <path...>", "text files or folders (default: declarations of an installed TypeScript, or npm's Markdown)")
-    .option("--preset <name>", "size of model, batch and run: s, m (default: s)", oneOf<PresetName>(["s", "m"]))
-    .option("--precision <name>", "fp32, bf16-mixed, fp16-mixed (default: bf16-mixed)", oneOf(PRECISIONS))
-    .option("--steps <n>", "attempted steps of the whole run (default: the preset's)", integer(1, 2 ** 31))
-    .option("--batch <n>", "windows per step (default: the preset's)", integer(1, 65536))
-    .option("--lr <rate>", "peak learning rate (default: the preset's)", real(0, 10))
-    .option("--seed <n>", "seed of weights, data order and dropout (default: 0)", integer(0))
-    .option("--threads <n>", "worker threads (default: one per core)", integer(1, 1024))
-    .option("--device <name>", "cpu, reference (default: cpu)", oneOf(["cpu", "reference"] as const))
-    .option("--layers <n>", "transformer blocks, over the preset", integer(1, 1000))
-    .option("--heads <n>", "attention heads; they divide the width", integer(1, 1000))
-    .option("--width <n>", "features per token", integer(1, 65536))
-    .option("--context <n>", "tokens that the model sees at once", integer(1, 65536))
-    .option("--dropout <p>", "share of activations dropped while training (default: 0)", real(0, 0.99, { inclusive: true }))
-    .option("--out <folder>", "where checkpoint and events go (default: the first free runs/gpt-N)")
-    .option("--resume", "continue the run in --out, with its settings", false)
-    .option("--sample <n>", "bytes of text that the model writes at the end", integer(0, 65536), 300)
-    .option("--json", "print events as JSON lines on standard output", false)
-    .action(runTrain);
+    .option("--data <path...>", "text files or folders (default: declarations of an installed TypeScript, or npm's Markdown)");
+  for (const option of settingOptions()) command.addOption(option);
+  return command
+    .addOption(parsedOption("--device <name>", "where to compute (default: cpu, or reference without native kernels)", oneOf(["cpu", "reference"])))
+    .addOption(parsedOption("--threads <n>", "worker threads of the cpu device; the results do not depend on it (default: one per core)", integer(1, 1024)))
+    .option("--out <folder>", "where checkpoint.safetensors and events.jsonl go (default: the first free runs/gpt-N)")
+    .option("--resume", "continue the run in --out, with its settings and its text")
+    .addOption(parsedOption("--evaluate-every <n>", "steps between evaluations (default: a tenth of the run, or more where they would take over a tenth of its time)", integer(1, 2 ** 31 - 1)))
+    .addOption(parsedOption("--checkpoint-every <n>", "steps between checkpoints (default: a tenth of the run, but at least 10 seconds and at most 5 minutes)", integer(1, 2 ** 31 - 1)))
+    .addOption(parsedOption("--sample <n>", `bytes of text that the model writes at the end (default: ${DEFAULT_SAMPLE})`, integer(0, 65536)))
+    .option("--json", "print events as JSON lines instead of progress")
+    .addHelpText("after", `\nPresets:\n${PRESET_TEXT}\n\nCtrl-C ends the run with a checkpoint; a second one ends it at once.`)
+    .action((flags: TrainFlags, self: Command) => runTrain(flags, self.optsWithGlobals().color === false, context));
 }
 
-interface Settings {
-  readonly preset: PresetName;
-  readonly precision: Precision;
-  readonly steps: number;
-  readonly batch: number;
-  readonly learningRate: number;
-  readonly seed: number;
-  readonly model: { readonly layers: number; readonly heads: number; readonly width: number; readonly context: number; readonly dropout: number };
-}
-
-async function runTrain(flags: TrainFlags): Promise<void> {
-  const out = flags.out ?? freeFolder(flags.resume);
-  const settings = resolve(flags, flags.resume ? await savedSettings(out) : {});
-  onNotice((message) => process.stderr.write(`binade: ${message}\n`));
-  const device = flags.device === undefined && flags.threads === undefined ? defaultDevice() : useDevice(flags.device ?? "cpu", flags.threads === undefined ? {} : { threads: flags.threads });
-  const { context } = settings.model;
-  const corpus = flags.data === undefined ? await findDefaultCorpus({ context }) : await readBytes(flags.data, { context });
-  const parts = split(corpus.bytes, { context });
-  const model = new GPT({ vocabulary: 256, ...settings.model, seed: settings.seed });
-  const options = { batch: settings.batch, context };
-  const renderer = flags.json ? new JsonRenderer(process.stdout) : new ProgressRenderer(process.stderr, () => performance.now(), { color: usesColor(process.stderr, process.env) });
-  if (!flags.json) process.stderr.write(introduction(corpus, model.parameterCount, settings, device.backend.description, out));
-  const interrupt = new AbortController();
-  const stop = (): void => interrupt.abort();
-  process.once("SIGINT", stop).once("SIGTERM", stop);
-  const events = train({
-    ...settings,
-    model,
-    settings: { vocabulary: 256, ...settings.model },
-    data: { name: corpus.name, byteLength: corpus.bytes.length, sha256: corpus.sha256, training: new ByteBatches(parts.training, { ...options, seed: settings.seed }), evaluation: new EvaluationBatches(parts.heldOut, options) },
-    out,
-    resume: flags.resume,
-    signal: interrupt.signal,
-  });
-  const sample = async (): Promise<string> => decodeText(await generate(model, prompt(parts.heldOut, context), { length: flags.sample, seed: settings.seed, dtype: computeDType(settings.precision) || null }));
-  await show(events, renderer, join(out, "events.jsonl"), flags.sample > 0 ? sample : null);
-}
-
-/** Renders and logs every event; the last one carries what the model wrote. */
-async function show(events: AsyncIterable<TrainEvent>, renderer: Renderer, path: string, sample: (() => Promise<string>) | null): Promise<void> {
-  let log: EventLog | null = null;
-  try {
-    for await (const event of events) {
-      log ??= new EventLog(path);
-      const last = event.type === "done" && event.reason === "finished" && sample !== null ? { ...event, sample: await sample() } : event;
-      log.write(last);
-      renderer.render(last);
-      if (event.type === "done" && event.reason === "interrupted") process.exitCode = INTERRUPTED;
-    }
-  } finally {
-    renderer.close();
-    log?.close();
-  }
-}
-
-function resolve(flags: TrainFlags, saved: Readonly<Record<string, unknown>>): Settings {
-  const pick = <T>(flag: T | undefined, key: string, fallback: T): T => flag ?? (saved[key] as T | undefined) ?? fallback;
-  const preset = flags.preset ?? "s";
-  const size = PRESETS[preset];
-  return {
-    preset,
-    precision: pick(flags.precision, "precision", "bf16-mixed"),
-    steps: pick(flags.steps, "steps", size.steps),
-    batch: pick(flags.batch, "batch", size.batch),
-    learningRate: pick(flags.lr, "learningRate", size.learningRate),
-    seed: pick(flags.seed, "seed", 0),
-    model: {
-      layers: pick(flags.layers, "layers", size.layers),
-      heads: pick(flags.heads, "heads", size.heads),
-      width: pick(flags.width, "width", size.width),
-      context: pick(flags.context, "context", size.context),
-      dropout: pick(flags.dropout, "dropout", 0),
-    },
+async function runTrain(flags: TrainFlags, isPlain: boolean, context: CommandContext): Promise<void> {
+  const saved = flags.resume === true ? await readSavedRun(requireOut(flags)) : null;
+  const { preset, settings } = resolveSettings(flags, saved);
+  const signal = context.interruption();
+  const notices: string[] = [];
+  onNotice((message) => notices.push(message));
+  chooseDevice(flags);
+  const corpus = await readCorpus(flags, saved, settings.context);
+  const { heldOut, ...options } = trainOptions(flags, preset, settings, corpus);
+  const out = flags.out ?? claimFolder();
+  const renderer = makeRenderer(context, { isJson: flags.json === true, isPlain, out, corpus, signal });
+  const { sample = DEFAULT_SAMPLE } = flags;
+  const write = (): Promise<string> => {
+    renderer.note(`writing ${sample} bytes of text`);
+    return writeSample(options.model, settings, heldOut.subarray(0, PROMPT_BYTES), sample, signal);
   };
+  const events = withWarnings(train({ ...options, out, signal }), notices);
+  await show(events, renderer, join(out, "events.jsonl"), sample > 0 ? write : null);
+  const failure = outputFailure(signal);
+  if (failure !== null) throw failure;
+  if (signal.aborted) context.status = INTERRUPTED;
 }
 
-async function savedSettings(out: string): Promise<Readonly<Record<string, unknown>>> {
-  return (await readCheckpoint(join(out, CHECKPOINT_FILE))).settings;
+function requireOut({ out }: TrainFlags): string {
+  if (out !== undefined) return out;
+  throw new BinadeError("option.invalid", "--resume: expected --out <folder> with it, got none; give the folder of the run to continue");
 }
 
-function freeFolder(resume: boolean): string {
-  if (resume) throw new BinadeError("option.invalid", "train: --resume needs --out <folder>, the folder of the run to continue");
-  for (let n = 1; ; n++) if (!existsSync(`runs/gpt-${n}`)) return `runs/gpt-${n}`;
+/** Without --device, a machine without native kernels computes on the reference device and says so. */
+function chooseDevice({ device, threads }: TrainFlags): void {
+  const kind = device ?? defaultDevice().kind;
+  if (kind === "reference" && threads !== undefined && threads > 1) {
+    throw new BinadeError("option.invalid", `--threads: the reference device has one, got ${threads}; leave out --threads`);
+  }
+  useDevice(kind, kind === "cpu" && threads !== undefined ? { threads } : {});
 }
 
-function introduction(corpus: Corpus, parameters: number, { precision, steps, batch, model }: Settings, device: string, out: string): string {
-  const skipped = corpus.skipped.length > 0 ? `, ${corpus.skipped.length} files left out (${corpus.skipped[0]?.reason})` : "";
-  return [
-    `data       ${corpus.name}: ${corpus.files.length} files, ${formatBytes(corpus.bytes.length)}${skipped}, sha256 ${corpus.sha256.slice(0, 16)}…`,
-    `model      GPT ${model.layers} layers, ${model.heads} heads, width ${model.width}, context ${model.context}: ${(parameters / 1e6).toFixed(2)} M parameters`,
-    `run        ${precision}, ${steps} steps of ${batch} × ${model.context} tokens on ${device}`,
-    `output     ${out}`,
-    "",
-  ].join("\n");
+async function readCorpus({ data }: TrainFlags, saved: SavedRun | null, context: number): Promise<Corpus> {
+  const paths = data ?? saved?.dataPaths ?? null;
+  const corpus = paths === null ? await findDefaultCorpus({ context }) : await readBytes(paths, { context });
+  if (saved !== null && corpus.sha256 !== saved.dataSha256) {
+    throw new BinadeError(
+      "checkpoint.mismatch",
+      `${saved.out}: the run was trained on text with SHA-256 ${saved.dataSha256}, ${corpus.name} has ${corpus.sha256}; name the same text with --data`,
+    );
+  }
+  const needed = 2 * (context + 1);
+  if (corpus.bytes.length >= needed) return corpus;
+  throw new BinadeError(
+    "data.short",
+    `${corpus.name}: expected at least ${needed} bytes, a window of context ${context} to train on and one to hold out, got ${corpus.bytes.length}; name more text or choose a smaller --context`,
+  );
 }
 
-/** The first bytes of the held-out text, cut at a line end where there is one. */
-function prompt(heldOut: Uint8Array, context: number): Uint8Array {
-  const head = heldOut.subarray(0, Math.max(1, Math.min(context >> 1, 32)));
-  return head.slice();
+function trainOptions(flags: TrainFlags, preset: PresetName, settings: RunSettings, corpus: Corpus) {
+  const { batch, precision, steps, learningRate, seed, ...dimensions } = settings;
+  const { context } = dimensions;
+  const { training, heldOut } = split(corpus.bytes, { context });
+  const model = new GPT({ vocabulary: VOCABULARY, ...dimensions, seed });
+  const { evaluateEvery, checkpointEvery } = flags;
+  return {
+    model,
+    settings: { vocabulary: VOCABULARY, ...dimensions },
+    notes: { preset, dataPaths: flags.data ?? null },
+    data: {
+      name: corpus.name,
+      byteLength: corpus.bytes.length,
+      sha256: corpus.sha256,
+      training: new ByteBatches(training, { batch, context, seed }),
+      evaluation: new EvaluationBatches(heldOut, { batch, context, batches: evaluationBatchCount(steps) }),
+    },
+    precision,
+    steps,
+    learningRate,
+    seed,
+    resume: flags.resume === true,
+    ...(evaluateEvery === undefined ? {} : { evaluateEvery }),
+    ...(checkpointEvery === undefined ? {} : { checkpointEvery }),
+    heldOut,
+  } satisfies TrainOptions & { heldOut: Uint8Array };
 }
-
-const decodeText = (bytes: Uint8Array): string => printable(new TextDecoder().decode(bytes), true);

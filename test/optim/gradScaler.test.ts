@@ -1,0 +1,377 @@
+/** The scaler's interface: cases 21 to 24 and 31 to 35. */
+
+import { beforeAll, describe, expect, it } from "vitest";
+import {
+  clipByGlobalNorm,
+  compile,
+  GradScaler,
+  type Grads,
+  globalNorm,
+  gradients,
+  gradientsFrom,
+  mapGradients,
+  optim,
+  readOutcome,
+  type Tensor,
+  tensor,
+  useDevice,
+  Variable,
+} from "../../src/index.ts";
+import { DEVICES } from "../support/devices.ts";
+import { readJson } from "../support/fixtures.ts";
+
+interface ScalerFixture {
+  readonly cases: {
+    readonly scale: { tensor: number; list: number[]; nested: [number, number[]] };
+    readonly disabled: { scaleOf4: number; getScale: number; state: object; weight: number[] };
+    readonly roundTrip: {
+      source: optim.ScalerState;
+      target: optim.ScalerState;
+      beforeFirstUse: object;
+      afterFirstUse: object;
+    };
+  };
+}
+const { cases } = readJson<ScalerFixture>("scaler.json");
+
+const weight = (values: readonly number[] = [1, 1], name = "w"): Variable =>
+  new Variable(name, [values.length], "float32", new Float32Array(values));
+
+describe.each(DEVICES)("GradScaler on %s", (device) => {
+  beforeAll(() => {
+    useDevice(device);
+  });
+
+  it("case 21: scales a tensor, a list and nested lists, and nothing else", async () => {
+    const scaler = new GradScaler({ initialScale: 2 });
+    const four = tensor(4);
+    expect(await scaler.scale(four).tensor.item()).toBe(cases.scale.tensor);
+    const list = scaler.scale([four, four]);
+    expect(await Promise.all(list.map((loss) => loss.tensor.item()))).toEqual(cases.scale.list);
+    const [first, rest] = scaler.scale([four, [four, four]]);
+    expect([await first.tensor.item(), await Promise.all(rest.map((loss) => loss.tensor.item()))]).toEqual(
+      cases.scale.nested,
+    );
+    const notATensor = Object(4) as Tensor;
+    expect(() => scaler.scale(notATensor)).toThrow(expect.objectContaining({ code: "option.invalid" }));
+    expect(() => scaler.scale(tensor(new Int32Array([4])))).toThrow(
+      expect.objectContaining({ code: "option.invalid" }),
+    );
+  });
+
+  it("case 21: a float16 loss is scaled in float32, where 65536 fits", async () => {
+    const scaled = new GradScaler().scale(tensor(3, { dtype: "float16" })).tensor;
+    expect([scaled.dtype, await scaled.item()]).toEqual(["float32", 3 * 65536]);
+  });
+
+  it("case 22: disabled, everything passes through; infinities are skipped all the same", async () => {
+    const scaler = new GradScaler({ enabled: false });
+    expect(await scaler.scale(tensor(4)).tensor.item()).toBe(cases.disabled.scaleOf4);
+    expect(await scaler.lossScale.item()).toBe(cases.disabled.getScale);
+    const w = weight();
+    const optimizer = new optim.SGD([w], { lr: 0.5 });
+    scaler.step(optimizer, scaler.unscale(gradients(scaler.scale(w.read().sum()), [w])));
+    scaler.update();
+    expect([...(await w.read().data())]).toEqual(cases.disabled.weight);
+    await scaler.load({ scale: 3, growthFactor: 2, backoffFactor: 0.5, growthInterval: 1, growthTracker: 0 });
+    expect([await scaler.state(), scaler.namedState().size]).toEqual([cases.disabled.state, 0]);
+    const outcome = scaler.step(optimizer, gradients(w.read().div(0).sum(), [w]));
+    scaler.update();
+    expect(await readOutcome(outcome)).toMatchObject({ applied: false, lossScaleBefore: 1, lossScaleAfter: 1 });
+    expect([...(await w.read().data())]).toEqual(cases.disabled.weight);
+  });
+
+  it.each([false, true])("case 23: the state round trip (after first use: %s)", async (used) => {
+    const { source, target, beforeFirstUse, afterFirstUse } = cases.roundTrip;
+    const make = ({ growthTracker: _, scale: __, ...options }: optim.ScalerState): GradScaler =>
+      new GradScaler(options);
+    const [from, to] = [make(source), make(target)];
+    if (used) for (const scaler of [from, to]) await scaler.scale(tensor(4)).tensor.item();
+    await to.load(await from.state());
+    expect(await to.state()).toEqual(used ? afterFirstUse : beforeFirstUse);
+  });
+
+  it("case 23: a state that cannot be gone on from changes nothing", async () => {
+    const scaler = new GradScaler();
+    const before = await scaler.state();
+    const good = { scale: 8, growthFactor: 2, backoffFactor: 0.5, growthInterval: 5, growthTracker: 3 };
+    for (const bad of [
+      {},
+      { ...good, scale: 0 },
+      { ...good, growthTracker: -1 },
+      { ...good, backoffFactor: 2 },
+      { ...good, scale: 1e30 },
+    ]) {
+      await expect(scaler.load(bad)).rejects.toMatchObject({ code: "scaler.state" });
+    }
+    expect(await scaler.state()).toEqual(before);
+  });
+
+  it("loading other factors records compiled steps anew", async () => {
+    const w = weight();
+    const scaler = new GradScaler({ initialScale: 8 });
+    const optimizer = new optim.SGD([w], { lr: 0 });
+    const step = compile(() => {
+      scaler.step(optimizer, gradients(scaler.scale(w.read().sum()), [w]));
+      scaler.update();
+    });
+    await step();
+    await scaler.load({ scale: 8, growthFactor: 4, backoffFactor: 0.5, growthInterval: 1, growthTracker: 0 });
+    await step();
+    expect(await scaler.lossScale.item()).toBe(32);
+    expect(step.traces).toBe(2);
+  });
+
+  describe("case 24: mistakes in the order of calls", () => {
+    const setup = () => {
+      const w = weight();
+      const scaler = new GradScaler({ initialScale: 2 });
+      const optimizer = new optim.SGD([w], { lr: 1 });
+      const scaled = (): Grads<"scaled"> => gradients(scaler.scale(w.read().sum()), [w]);
+      return { w, scaler, optimizer, scaled };
+    };
+    type Setup = ReturnType<typeof setup>;
+    const untyped = (grads: Grads<"scaled">) => grads as ReadonlyMap<Variable, Tensor> as Grads<"true">;
+    const mistakes: readonly (readonly [string, string, (s: Setup) => unknown])[] = [
+      [
+        "unscale twice",
+        "scaler.order",
+        ({ scaler, scaled }) => {
+          const grads = scaled();
+          scaler.unscale(grads);
+          scaler.unscale(grads);
+        },
+      ],
+      [
+        "unscale what is unscaled",
+        "scaler.order",
+        ({ scaler, scaled }) =>
+          scaler.unscale(scaler.unscale(scaled()) as ReadonlyMap<Variable, Tensor> as Grads<"scaled">),
+      ],
+      [
+        "unscale after step",
+        "scaler.order",
+        ({ scaler, optimizer, scaled }) => {
+          scaler.step(optimizer, scaled());
+          scaler.unscale(scaled());
+        },
+      ],
+      [
+        "step twice",
+        "scaler.order",
+        ({ scaler, optimizer, scaled }) => {
+          scaler.step(optimizer, scaled());
+          scaler.step(optimizer, scaled());
+        },
+      ],
+      [
+        "step with scaled gradients after unscale",
+        "scaler.order",
+        ({ scaler, optimizer, scaled }) => {
+          const grads = scaled();
+          scaler.unscale(grads);
+          scaler.step(optimizer, grads);
+        },
+      ],
+      ["update without step", "scaler.order", ({ scaler }) => scaler.update()],
+      [
+        "update after unscale alone",
+        "scaler.order",
+        ({ scaler, scaled }) => {
+          scaler.unscale(scaled());
+          scaler.update();
+        },
+      ],
+      [
+        "step with gradients of a loss that was not scaled",
+        "scaler.order",
+        ({ w, scaler, optimizer }) => scaler.step(optimizer, gradients(w.read().sum(), [w])),
+      ],
+      ["unscale gradients of another scaler", "scaler.order", ({ scaled }) => new GradScaler().unscale(scaled())],
+      [
+        "step with gradients of another scaler",
+        "scaler.order",
+        ({ scaler, optimizer, scaled }) => new GradScaler().step(optimizer, scaler.unscale(scaled())),
+      ],
+      ["apply scaled gradients", "scaler.order", ({ optimizer, scaled }) => optimizer.apply(untyped(scaled()))],
+      ["clip scaled gradients", "scaler.order", ({ scaled }) => clipByGlobalNorm(untyped(scaled()), 1)],
+      ["measure scaled gradients", "scaler.order", ({ scaled }) => globalNorm(untyped(scaled()))],
+      [
+        "step without gradients",
+        "gradient.missing",
+        ({ scaler, optimizer }) => scaler.step(optimizer, gradientsFrom([])),
+      ],
+      ["unscale without gradients", "gradient.missing", ({ scaler }) => scaler.unscale(scaler.scaledGradients([]))],
+      [
+        "a closure",
+        "option.unknown",
+        ({ scaler, optimizer, scaled }) => scaler.step(optimizer, scaled(), { closure: () => 0 } as object),
+      ],
+      ["a closure as option", "option.unknown", () => new GradScaler({ growth: 2 } as object)],
+      ["both a static scale and growth", "option.unknown", () => new GradScaler({ staticScale: 8, growthFactor: 2 })],
+      ["a static scale of 0", "value.range", () => new GradScaler({ staticScale: 0 })],
+      [
+        "half gradients",
+        "dtype.unsupported",
+        ({ scaler }) => {
+          const half = new Variable("half", [2], "float16");
+          scaler.unscale(gradients(scaler.scale(half.read().cast("float32").sum()), [half]));
+        },
+      ],
+    ];
+    it.each(mistakes)("%s: %s", async (_, code, act) => {
+      const s = setup();
+      const recorded = compile(() => {
+        act(s);
+      });
+      await expect(recorded()).rejects.toMatchObject({ name: "BinadeError", code });
+      // Nothing was assigned, and the next recording begins afresh.
+      expect([...(await s.w.read().data()), await s.scaler.lossScale.item()]).toEqual([1, 1, 2]);
+      const step = compile(() => {
+        s.scaler.step(s.optimizer, s.scaled());
+        s.scaler.update();
+      });
+      await step();
+      expect([...(await s.w.read().data())]).toEqual([0, 0]);
+    });
+
+    it("the error for half gradients names the parameters", () => {
+      const half = new Variable("decoder.weight", [2], "float16");
+      const scaler = new GradScaler();
+      expect(() => scaler.unscale(scaler.scaledGradients([[half, half.read()]]))).toThrow(/decoder\.weight/);
+    });
+
+    it("unscale, step, update, unscale is in order", () => {
+      const { scaler, optimizer, scaled } = setup();
+      scaler.step(optimizer, scaler.unscale(scaled()));
+      scaler.update();
+      expect(scaler.unscale(scaled()).size).toBe(1);
+    });
+  });
+
+  it("case 31: clean, overflow, overflow, clean: the schedule advances twice", async () => {
+    const w = weight([0]);
+    const optimizer = new optim.SGD([w], { lr: (step) => step.add(1) });
+    const scaler = new GradScaler();
+    const step = compile((poison: Tensor) => {
+      const scaled = mapGradients(gradients(scaler.scale(w.read().sum()), [w]), (gradient) => gradient.add(poison));
+      const outcome = scaler.step(optimizer, scaler.unscale(scaled));
+      scaler.update();
+      return outcome;
+    });
+    const skipped: boolean[] = [];
+    for (const poison of [0, Number.POSITIVE_INFINITY, Number.NaN, 0]) {
+      skipped.push(!(await readOutcome(await step(tensor(poison)))).applied);
+    }
+    expect(skipped).toEqual([false, true, true, false]);
+    expect([await w.read().item(), await optimizer.steps.read().item()]).toEqual([-(1 + 2), 2]);
+    expect(await scaler.state()).toMatchObject({ scale: 16384, growthTracker: 1 });
+  });
+
+  it.each([
+    [true, false],
+    [false, true],
+  ])(
+    "case 33: an infinity inserted after unscale (checkGradients: %s) is applied: %s",
+    async (checkGradients, applied) => {
+      const w = weight();
+      const scaler = new GradScaler();
+      const optimizer = new optim.SGD([w], { lr: 1 });
+      const grads = scaler.unscale(gradients(scaler.scale(w.read().sum()), [w]));
+      const poisoned = mapGradients(grads, (gradient) => gradient.div(0));
+      const outcome = scaler.step(optimizer, poisoned, { checkGradients });
+      scaler.update();
+      expect((await readOutcome(outcome)).applied).toBe(applied);
+      expect([...(await w.read().data())]).toEqual(applied ? [-Infinity, -Infinity] : [1, 1]);
+    },
+  );
+
+  it("case 34: saving and loading between all steps changes nothing", async () => {
+    const flags = [0, 0, 1, 0, 0, 0, 1, 1, 0, 0].map((bad) => (bad === 1 ? Number.NaN : 0));
+    const options = { initialScale: 64, growthInterval: 2 };
+    const run = async (reload: boolean) => {
+      const w = weight([0.5]);
+      const optimizer = new optim.AdamW([w], { lr: 0.1 });
+      let scaler = new GradScaler(options);
+      const seen: unknown[] = [];
+      for (const flag of flags) {
+        if (reload) {
+          const state = JSON.parse(JSON.stringify(await scaler.state())) as optim.ScalerState;
+          scaler = new GradScaler();
+          await scaler.load(state);
+        }
+        const scaled = mapGradients(gradients(scaler.scale(w.read().square().sum()), [w]), (g) => g.add(flag));
+        const outcome = scaler.step(optimizer, scaled);
+        scaler.update();
+        seen.push(await readOutcome(outcome), await w.read().item());
+      }
+      return [...seen, await scaler.state()];
+    };
+    expect(await run(true)).toEqual(await run(false));
+  });
+
+  it("case 35: gradients of a skipped step can be looked at, unscaled", async () => {
+    const w = weight();
+    const scaler = new GradScaler({ initialScale: 4 });
+    const optimizer = new optim.SGD([w]);
+    const step = compile((scaled: Tensor) => {
+      const grads = scaler.unscale(scaler.scaledGradients([[w, scaled]]));
+      const outcome = scaler.step(optimizer, grads);
+      scaler.update();
+      return { outcome, gradients: [...grads.values()] };
+    });
+    const result = await step(tensor([8, Number.POSITIVE_INFINITY]));
+    expect((await readOutcome(result.outcome)).applied).toBe(false);
+    expect([...((await result.gradients[0]?.data()) ?? [])]).toEqual([2, Number.POSITIVE_INFINITY]);
+  });
+
+  it("tells a forward overflow from a gradient overflow", async () => {
+    const w = weight([1]);
+    const scaler = new GradScaler();
+    const optimizer = new optim.SGD([w]);
+    const step = compile((factor: Tensor) => {
+      const outcome = scaler.step(optimizer, gradients(scaler.scale(w.read().mul(factor).sum()), [w]));
+      scaler.update();
+      return { outcome };
+    });
+    const reasonAt = async (factor: number): Promise<string> => {
+      const read = await readOutcome((await step(tensor(factor))).outcome);
+      return read.applied ? "applied" : read.reason;
+    };
+    expect(await reasonAt(Number.POSITIVE_INFINITY)).toBe("forwardOverflow");
+    expect(await reasonAt(3e38)).toBe("gradientOverflow");
+    expect(await reasonAt(1)).toBe("applied");
+  });
+
+  it("a static scale never moves", async () => {
+    const w = weight([1]);
+    const scaler = new GradScaler({ staticScale: 1000 });
+    const optimizer = new optim.SGD([w], { lr: 1 });
+    for (const [gradient, value] of [
+      [Number.NaN, 1],
+      [500, 0.5],
+    ] as const) {
+      const outcome = scaler.step(optimizer, scaler.scaledGradients([[w, tensor([gradient])]]));
+      scaler.update();
+      expect(await readOutcome(outcome)).toMatchObject({ lossScaleBefore: 1000, lossScaleAfter: 1000 });
+      expect(await w.read().item()).toBeCloseTo(value, 6);
+    }
+  });
+
+  it("a scale that is 2 only after this step is the scale of the next", async () => {
+    const w = weight([1]);
+    const scaler = new GradScaler({ initialScale: 1, growthInterval: 1 });
+    const optimizer = new optim.SGD([w], { lr: 0 });
+    const step = compile(() => {
+      const outcome = scaler.step(optimizer, gradients(scaler.scale(w.read().sum()), [w]));
+      scaler.update();
+      return outcome;
+    });
+    for (const [lossScaleBefore, lossScaleAfter] of [
+      [1, 2],
+      [2, 4],
+    ] as const) {
+      expect(await readOutcome(await step())).toEqual({ applied: true, lossScaleBefore, lossScaleAfter });
+    }
+  });
+});
