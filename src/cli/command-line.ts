@@ -36,7 +36,9 @@ function version(): string {
 
 function program(context: CommandContext): Command {
   const root = new Command("binade")
-    .description("Mixed-precision training for TypeScript: 16-bit matrix products, float32 master weights, loss scaling.")
+    .description(
+      "Mixed-precision training for TypeScript: 16-bit matrix products, float32 master weights, loss scaling.",
+    )
     .version(version(), "-V, --version", "print the version")
     .option("--trace", "print the stack of an error")
     .option("--no-color", "no colours, as with the environment variable NO_COLOR")
@@ -67,7 +69,13 @@ function program(context: CommandContext): Command {
  */
 export async function runCommandLine(args: readonly string[], io: CommandIo): Promise<number> {
   const { stdout, stderr, environment } = io;
-  const context: CommandContext = { stdout, stderr, environment, interruption: () => io.interruption(), status: EXIT.ok };
+  const context: CommandContext = {
+    stdout,
+    stderr,
+    environment,
+    interruption: () => io.interruption(),
+    status: EXIT.ok,
+  };
   const root = program(context);
   try {
     if (args.length === 0) stdout.write(root.helpInformation());
@@ -93,13 +101,22 @@ function translate(error: unknown): BinadeError {
   if (error instanceof CommanderError) return fromCommander(error);
   const message = error instanceof Error ? error.message : String(error);
   if (OUT_OF_MEMORY.test(message)) {
-    return new BinadeError("value.range", `not enough memory (${message}); choose a smaller --batch, --context or --width`, { cause: error });
+    return new BinadeError(
+      "value.range",
+      `not enough memory (${message}); choose a smaller --batch, --context or --width`,
+      { cause: error },
+    );
   }
-  return new BinadeError("internal", `internal: ${message}; please report it with the output of --trace`, { cause: error });
+  return new BinadeError("internal", `internal: ${message}; please report it with the output of --trace`, {
+    cause: error,
+  });
 }
 
 function fromCommander({ code, message }: CommanderError): BinadeError {
-  const [first = "", hint] = message.replace(/^error: /, "").split("\n");
+  const [first = "", hint] = message
+    .replace(/^error: /, "")
+    .replace(/\.$/, "")
+    .split("\n");
   const suggestion = /Did you mean (.+)\?/.exec(hint ?? "")?.[1];
   const fix = suggestion === undefined ? "--help lists what there is" : `did you mean ${suggestion}?`;
   const isUnknown = ["commander.unknownOption", "commander.unknownCommand", "commander.excessArguments"].includes(code);

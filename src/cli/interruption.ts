@@ -35,7 +35,8 @@ export class Interruption {
 }
 
 /** Whether the reader at the other end of a pipe, or the terminal, is gone: nothing is wrong then. */
-export const isReaderGone = (error: unknown): boolean => ["EPIPE", "EIO", "ERR_STREAM_DESTROYED"].includes(systemCode(error));
+export const isReaderGone = (error: unknown): boolean =>
+  ["EPIPE", "EIO", "ERR_STREAM_DESTROYED"].includes(systemCode(error));
 
 /** The error to report after an interruption, if there is one: output that failed for another reason than a lost reader. */
 export function outputFailure({ aborted, reason }: AbortSignal): Error | null {

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /** The command `binade`. */
-import { runCommandLine, EXIT, reportError } from "./command-line.ts";
+import { EXIT, reportError, runCommandLine } from "./command-line.ts";
 import { Interruption, isReaderGone } from "./interruption.ts";
 
 // A reader that closes the pipe early (| head) ends a command quietly, unless it has something to finish first.

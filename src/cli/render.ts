@@ -24,6 +24,8 @@ export type OutputStream = {
 /** Something that shows events. */
 export type Renderer = {
   render(event: TrainEvent): void;
+  /** Tells a person what happens now; machines are told by events alone. */
+  note(text: string): void;
   /** Leaves the cursor at the beginning of an empty line; call it when a run ends, also with an error. */
   close(): void;
 };
@@ -33,6 +35,16 @@ const REDRAW_MS = 100;
 const PLAIN_INTERVAL_MS = 10_000;
 const PLAIN_FRACTION = 0.05;
 const SKIP_INTERVAL_MS = 1000;
+
+/** Options of a `ProgressRenderer`. */
+export type ProgressOptions = {
+  /** Whether to colour. Default false. */
+  readonly color?: boolean;
+  /** Names and values to show with those of the run. Default none. */
+  readonly facts?: readonly (readonly [name: string, value: string])[];
+  /** Command that continues the run after an interruption. Default none. */
+  readonly resumeCommand?: string;
+};
 
 type Color = "green" | "yellow";
 const COLOR_CODES: Readonly<Record<Color, number>> = { green: 32, yellow: 33 };
@@ -52,14 +64,15 @@ export function usesColor(stream: OutputStream, environment: Readonly<Record<str
  * most one of these a second).
  *
  * @example
- * const color = usesColor(process.stderr, process.env);
- * const renderer = new ProgressRenderer(process.stderr, () => performance.now(), { color });
+ * const color = usesColor(process.stdout, process.env);
+ * const renderer = new ProgressRenderer(process.stdout, () => performance.now(), { color });
  * try { for await (const event of run) renderer.render(event); } finally { renderer.close(); }
  */
 export class ProgressRenderer implements Renderer {
   readonly #stream: OutputStream;
   readonly #clock: () => number;
-  readonly #color: boolean;
+  readonly #options: ProgressOptions;
+  #checkpoint: CheckpointedEvent | undefined;
   #started: StartedEvent | undefined;
   #first: StepEvent | undefined;
   #latest: StepEvent | undefined;
@@ -69,21 +82,18 @@ export class ProgressRenderer implements Renderer {
   #skipShownAtMs = Number.NEGATIVE_INFINITY;
   #isLineOpen = false;
 
-  /**
-   * @param clock Milliseconds on any scale that never runs backwards.
-   * @param options `color`: whether to colour; default false.
-   */
-  constructor(stream: OutputStream, clock: () => number, options: { readonly color?: boolean } = {}) {
+  /** @param clock Milliseconds on any scale that never runs backwards. */
+  constructor(stream: OutputStream, clock: () => number, options: ProgressOptions = {}) {
     this.#stream = stream;
     this.#clock = clock;
-    this.#color = options.color ?? false;
+    this.#options = options;
   }
 
   render(event: TrainEvent): void {
     switch (event.type) {
       case "started":
         this.#started = event;
-        this.#print(startedLines(event));
+        this.#print(table([...startedFacts(event), ...(this.#options.facts ?? [])]));
         break;
       case "step":
         this.#step(event);
@@ -92,7 +102,10 @@ export class ProgressRenderer implements Renderer {
         this.#skipped(event);
         break;
       case "evaluated":
+        this.#print([milestoneLine(event)]);
+        break;
       case "checkpointed":
+        this.#checkpoint = event;
         this.#print([milestoneLine(event)]);
         break;
       case "warning":
@@ -104,6 +117,10 @@ export class ProgressRenderer implements Renderer {
       default:
         event satisfies never;
     }
+  }
+
+  note(text: string): void {
+    this.#print([text]);
   }
 
   close(): void {
@@ -143,7 +160,13 @@ export class ProgressRenderer implements Renderer {
   #done(event: DoneEvent): void {
     if (this.#stream.isTTY === true) this.#draw(this.#clock());
     this.close();
-    this.#print(doneLines(event));
+    const { resumeCommand } = this.#options;
+    const resume = event.reason === "interrupted" && this.#checkpoint !== undefined ? resumeCommand : undefined;
+    const checkpoint =
+      this.#checkpoint === undefined ? [] : [["checkpoint", checkpointText(this.#checkpoint)] as const];
+    const next = resume === undefined ? [] : [["continue", resume] as const];
+    this.#print(table([...doneFacts(event, this.#started?.steps ?? event.step), ...checkpoint, ...next]));
+    if (event.sample !== undefined) this.#print(["sample", printable(event.sample, true)]);
   }
 
   /** Whole lines in place of the progress line, which comes back with the next step that may draw it. */
@@ -169,7 +192,7 @@ export class ProgressRenderer implements Renderer {
   }
 
   #paint(text: string, color: Color): string {
-    return this.#color && text !== "" ? `\x1b[${COLOR_CODES[color]}m${text}\x1b[0m` : text;
+    return this.#options.color === true && text !== "" ? `\x1b[${COLOR_CODES[color]}m${text}\x1b[0m` : text;
   }
 }
 
@@ -185,6 +208,8 @@ export class JsonRenderer implements Renderer {
     this.#stream.write(`${encodeEvent(event)}\n`);
   }
 
+  note(): void {}
+
   close(): void {}
 }
 
@@ -195,32 +220,47 @@ function remainingMs(first: StepEvent | undefined, latest: StepEvent, steps: num
   return msPerStep * Math.max(0, steps - latest.step);
 }
 
+type Fact = readonly [name: string, value: string];
+
+const NAME_COLUMNS = 11;
+
+/** One line per fact. Values may hold text of unknown origin. */
+const table = (facts: readonly Fact[]): string[] =>
+  facts.map(([name, value]) => `${name.padEnd(NAME_COLUMNS)}${printable(value)}`);
+
+const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+const checkpointText = ({ path, byteLength }: CheckpointedEvent): string =>
+  `${printable(path)} (${formatBytes(byteLength)})`;
+
 function milestoneLine(event: EvaluatedEvent | CheckpointedEvent): string {
   return event.type === "evaluated"
     ? `step ${event.step}: held-out loss ${formatLoss(event.heldOutLoss)}, ${event.bitsPerByte.toFixed(3)} bits per byte`
-    : `step ${event.step}: checkpoint ${printable(event.path)} (${formatBytes(event.byteLength)})`;
+    : `step ${event.step}: checkpoint ${checkpointText(event)}`;
 }
 
-function startedLines(event: StartedEvent): string[] {
+function startedFacts(event: StartedEvent): Fact[] {
   const { parameters, ...settings } = event.model;
-  const model = Object.entries(settings).map(([name, value]) => `${printable(name)} ${printable(String(value))}`);
-  const threads = `${event.threads} ${event.threads === 1 ? "thread" : "threads"}`;
+  const model = Object.entries(settings).map(([name, value]) => `${name} ${value}`);
   const from = event.step > 0 ? `, from step ${event.step}` : "";
   return [
-    `data       ${printable(event.data.name)}, ${formatBytes(event.data.byteLength)}`,
-    `model      ${formatCount(parameters)} parameters${model.length > 0 ? `: ${model.join(", ")}` : ""}`,
-    `precision  ${printable(event.precision)} on ${printable(event.device)}, ${threads}`,
-    `run        ${event.steps} steps of ${event.batch} x ${event.context} tokens, seed ${event.seed}${from}`,
+    ["data", `${event.data.name}, ${event.data.byteLength} bytes`],
+    ["sha256", event.data.sha256],
+    ["model", `${formatCount(parameters)} parameters${model.length > 0 ? `: ${model.join(", ")}` : ""}`],
+    ["precision", `${event.precision} on ${event.device}, ${plural(event.threads, "thread")}`],
+    ["run", `${plural(event.steps, "step")} of ${event.batch} x ${event.context} tokens, seed ${event.seed}${from}`],
   ];
 }
 
-function doneLines(event: DoneEvent): string[] {
-  const facts = [
-    event.loss === null ? undefined : `loss ${formatLoss(event.loss)}`,
-    event.heldOutLoss === null ? undefined : `held-out loss ${formatLoss(event.heldOutLoss)}`,
-    `${formatCount(event.tokensPerSecond)} tok/s`,
-    event.skippedSteps > 0 ? `${event.skippedSteps} skipped` : undefined,
-  ].filter((fact) => fact !== undefined);
-  const line = `${event.reason} at step ${event.step} after ${formatDuration(event.elapsedMs)}: ${facts.join(", ")}`;
-  return event.sample === undefined ? [line] : [line, "sample:", printable(event.sample, true)];
+function doneFacts(event: DoneEvent, steps: number): Fact[] {
+  const { loss, heldOutLoss } = event;
+  const speed = loss === null ? "" : `, ${formatCount(event.tokensPerSecond)} tok/s`;
+  const heldOut =
+    heldOutLoss === null ? "" : `${formatLoss(heldOutLoss)}, ${(heldOutLoss / Math.LN2).toFixed(3)} bits per byte`;
+  return [
+    [event.reason, `step ${event.step} of ${steps} in ${formatDuration(event.elapsedMs)}${speed}`],
+    ...(loss === null ? [] : [["loss", formatLoss(loss)] as const]),
+    ...(heldOut === "" ? [] : [["held out", heldOut] as const]),
+    ["skipped", plural(event.skippedSteps, "step")],
+  ];
 }

@@ -46,7 +46,12 @@ const ROWS: { readonly [K in Key]: Row<RunSettings[K]> } = {
   precision: row("--precision", "name", oneOf(PRECISIONS), "what matrix products see; weights stay float32"),
   steps: row("--steps", "n", integer(1, INT32_MAX), "attempted steps of the whole run"),
   batch: row("--batch", "n", integer(1, 65536), "windows of text per step"),
-  learningRate: row("--lr", "rate", numberAbove(0, 10), "peak learning rate, after a warm-up and before a cosine decay"),
+  learningRate: row(
+    "--lr",
+    "rate",
+    numberAbove(0, 10),
+    "peak learning rate, after a warm-up and before a cosine decay",
+  ),
   seed: row("--seed", "n", integer(0), "seed of weights, order of the data and dropout"),
   layers: row("--layers", "n", integer(1, 1000), "transformer blocks"),
   heads: row("--heads", "n", integer(1, 1000), "attention heads; they divide the width"),
@@ -67,26 +72,25 @@ const defaultsOf = (preset: PresetName): RunSettings => ({
   ...PRESETS[preset],
 });
 
-/** An option whose values a parser checks. */
-export function parsedOption<T>(flags: string, help: string, values: Parser<T>): Option {
+/** An option whose values a parser checks; `standard` says in words what goes without it. */
+export function parsedOption(flags: string, values: Parser<unknown>, help: string, standard: string): Option {
   const [flag = ""] = flags.split(" ");
-  return new Option(flags, `${help}: ${values.range}`).argParser((text: string) => values.parse(flag, text));
+  const text = `${help}: ${values.range} (default: ${standard})`;
+  return new Option(flags, text).argParser((value: string) => values.parse(flag, value));
 }
 
 /** The options of all settings, the preset first. */
 export function settingOptions(): readonly Option[] {
-  const preset = parsedOption("--preset <name>", "size of model, batch and run", PRESET);
   const options = KEYS.map((key) => {
     const { flag, placeholder, help, values } = ROWS[key];
-    return parsedOption(`${flag} <${placeholder}>`, `${help}${defaultText(key)}`, values);
+    return parsedOption(`${flag} <${placeholder}>`, values, help, defaultText(key));
   });
-  preset.description += ` (default: ${DEFAULT_PRESET})`;
-  return [preset, ...options];
+  return [parsedOption("--preset <name>", PRESET, "size of model, batch and run", DEFAULT_PRESET), ...options];
 }
 
 function defaultText(key: Key): string {
   const [s, m] = [defaultsOf("s")[key], defaultsOf("m")[key]];
-  return s === m ? ` (default: ${s})` : ` (default: ${s}; ${m} with --preset m)`;
+  return s === m ? `${s}` : `${s}, or ${m} in preset m`;
 }
 
 /** Values of flags by name; what the user left out is undefined. */

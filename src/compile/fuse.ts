@@ -190,8 +190,17 @@ class Fusion {
     this.#clusterOf.set(node, to);
   }
 
-  /** Whether a path leads from `from` to `to` through another cluster: merging them would make a cycle. */
+  /** Whether `to` reads a result of `from` through a view, also if it reads another (or the same) element for element: it must be stored first. */
+  #readsThroughView(to: Cluster, from: Cluster): boolean {
+    for (const node of to.members()) {
+      for (const { base, linear } of this.#operands(node)) if (!linear && this.#clusterOf.get(base) === from) return true;
+    }
+    return false;
+  }
+
+  /** Whether a path leads from `from` to `to` through memory or another cluster: merging them would make a cycle. */
   #cycles(from: Cluster, to: Cluster): boolean {
+    if (this.#readsThroughView(to, from)) return true;
     const oldest = Math.min(...[...from.members()].map((n) => n.id));
     const seen = new Set<Cluster>([to]);
     const stack: Cluster[] = this.#producersOf(to).filter((c) => c !== from);

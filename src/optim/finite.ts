@@ -4,13 +4,10 @@ import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /**
- * How many elements are infinite or NaN in `x` or in `y`, position by position: a float32 scalar, never 0 where there is
- * one (a sum of ones in float32 stops growing at 2²⁴, but not at 0).
+ * How many elements are infinite or NaN: a float32 scalar, never 0 where there is one (a sum of ones in float32 stops
+ * growing at 2²⁴, but not at 0).
  */
-export function nonFiniteCount(x: Tensor, y: Tensor = x): Tensor {
-  const finite = y.node === x.node ? x.isFinite() : x.isFinite().and(y.isFinite());
-  return finite.not().cast("float32").sum();
-}
+export const nonFiniteCount = (x: Tensor): Tensor => x.isFinite().not().cast("float32").sum();
 
 /**
  * Whether every element of every tensor is finite: a bool scalar, true for no tensors. Integers always are.
@@ -19,6 +16,6 @@ export function nonFiniteCount(x: Tensor, y: Tensor = x): Tensor {
  * const applied = allFinite(grads.values());
  */
 export function allFinite(tensors: Iterable<Tensor>): Tensor {
-  const counts = [...tensors].filter((x) => isFloat(x.dtype)).map((x) => nonFiniteCount(x));
+  const counts = [...tensors].filter((x) => isFloat(x.dtype)).map(nonFiniteCount);
   return counts.reduce((sum, count) => sum.add(count), full([], 0)).equal(0);
 }

@@ -190,7 +190,8 @@ export class GradScaler {
     return new Map(
       entries.map(([parameter, scaled]) => {
         const gradient = this.#scales ? scaled.cast("float32").mul(inverse).cast(scaled.dtype) : scaled;
-        return [parameter, { gradient, nonFinite: nonFiniteCount(scaled, gradient) }];
+        // One look serves for both sides: what was infinite or NaN is so after the product (∞ · 0 is NaN).
+        return [parameter, { gradient, nonFinite: nonFiniteCount(gradient) }];
       }),
     );
   }

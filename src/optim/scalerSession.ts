@@ -7,7 +7,7 @@ import type { Variable } from "../tensor/variable.ts";
 import { nonFiniteCount } from "./finite.ts";
 import type { Steppable } from "./optimizer.ts";
 
-/** An unscaled gradient and the count of elements that are not finite before or after unscaling. */
+/** An unscaled gradient and the count of elements that are not finite. */
 export interface Checked {
   readonly gradient: Tensor;
   readonly nonFinite: Tensor;

@@ -8,6 +8,7 @@ import { GradScaler } from "../optim/gradScaler.ts";
 import { type ReadOutcome, readOutcome } from "../optim/outcome.ts";
 import { warmupCosine } from "../optim/schedule.ts";
 import { autocast } from "../precision/autocast.ts";
+import type { LossScaleOptions } from "../precision/lossScale.ts";
 import { requireInteger } from "../precision/options.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
@@ -34,7 +35,13 @@ export interface Hyperparameters {
   readonly clipNorm?: number;
   /** Seed of the run: reported and stored. Default 0. */
   readonly seed?: number;
+  /** How the loss scale of fp16-mixed starts and moves. Default as in `GradScaler`. */
+  readonly lossScale?: LossScaleOptions;
 }
+
+/** The hyperparameters with their defaults: what a checkpoint must agree with. */
+export type SessionSettings = Readonly<Required<Omit<Hyperparameters, "precision" | "lossScale">>> &
+  Pick<Hyperparameters, "lossScale">;
 
 export interface StepResult {
   readonly loss: number;
@@ -54,8 +61,7 @@ export const computeDType = (precision: Precision): HalfDType | false => COMPUTE
 
 export class Session {
   readonly device: Device;
-  /** The hyperparameters with their defaults: what a checkpoint must agree with. */
-  readonly settings: Readonly<Required<Omit<Hyperparameters, "precision">>>;
+  readonly settings: SessionSettings;
   readonly #model: TrainableModel;
   readonly #optimizer: AdamW;
   readonly #scaler: GradScaler;
@@ -63,7 +69,7 @@ export class Session {
   readonly #evaluate: Compiled<[Tensor, Tensor], Tensor>;
 
   constructor(model: TrainableModel, options: Hyperparameters) {
-    const { precision, steps, learningRate, seed = 0, weightDecay = 0.1, clipNorm = 1 } = options;
+    const { precision, steps, learningRate, seed = 0, weightDecay = 0.1, clipNorm = 1, lossScale } = options;
     if (!PRECISIONS.includes(precision)) {
       throw new BinadeError(
         "option.invalid",
@@ -76,11 +82,12 @@ export class Session {
     if (first === undefined)
       throw new BinadeError("option.invalid", "train: the model has no parameters; give one that has");
     this.device = first.device;
-    this.settings = { steps, learningRate, seed, weightDecay, clipNorm, warmupSteps };
+    const own = { steps, learningRate, seed, weightDecay, clipNorm, warmupSteps };
+    this.settings = { ...own, ...(lossScale === undefined ? {} : { lossScale }) };
     this.#model = model;
     const lr = warmupCosine({ warmup: warmupSteps, total: steps, peak: learningRate, floor: learningRate / 10 });
     this.#optimizer = new AdamW(model, { lr, weightDecay, betas: [0.9, 0.95] });
-    this.#scaler = new GradScaler({ enabled: precision === "fp16-mixed" });
+    this.#scaler = new GradScaler({ ...lossScale, enabled: precision === "fp16-mixed" });
     const dtype = computeDType(precision);
     this.#step = compile((tokens: Tensor, targets: Tensor) => this.record(tokens, targets, dtype));
     this.#evaluate = compile((tokens: Tensor, targets: Tensor) =>

@@ -226,6 +226,18 @@ const CAST_VALUES = [
   2 ** -149,
 ];
 
+describe.each(ISAS)("chains on %s", (isa) => {
+  it.each(["bfloat16", "float16", "float8_e5m2"] as const)("a fused %s chain rounds at every node, as the reference does", async (dtype) => {
+    const leaves: Leaves = new Map();
+    const [x, y, z] = [1, 2, 3].map((seed) => random(leaves, [9, 67], dtype, seed)) as [Node, Node, Node];
+    const product = b.mul(x, y);
+    const outputs = [b.sub(b.add(product, z), product), b.add(b.cast(b.cast(b.cast(x, "float32"), dtype), "float32"), b.mul(b.cast(b.mul(y, z), "float32"), 3)), b.mul(b.div(x, b.maximum(b.mul(z, z), 0.25)), y)];
+    const [cpu, reference] = await both(isa, outputs, leaves);
+    expect(cpu.program.kernels.length).toBeLessThanOrEqual(outputs.length);
+    outputs.forEach((_, i) => expectSame(cpu.outputs[i], reference.outputs[i], `${dtype} chain ${i}`));
+  });
+});
+
 describe.each(ISAS)("casts on %s", (isa) => {
   it.each(CASTABLE)("from %s to everything, bit for bit", async (from) => {
     for (const to of CASTABLE) {

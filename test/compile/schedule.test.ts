@@ -208,6 +208,17 @@ describe("kernels", () => {
     expect(program.kernels).toHaveLength(2);
   });
 
+  it("read a value in registers or in memory, never both: a sum of all and of one row of it", async () => {
+    const x = leaf([3, 3]);
+    const y = b.neg(x);
+    for (const view of [b.slice(y, [1, 0], [1, 3]), b.transpose(y), b.slice(y, [0, 0], [1, 1])]) {
+      const program = await check([b.exp(b.add(y, b.broadcastTo(view, [3, 3])))], new Map(), [x]);
+      expect(
+        program.kernels.map((k) => k.nodes.filter((n) => n.op.kind === "pointwise").map((n) => n.op.name)),
+      ).toEqual([["neg"], ["add", "exp"]]);
+    }
+  });
+
   it("reduce in one pass only what has one shape", async () => {
     const x = b.exp(leaf([2, 6]));
     const nodes = [b.sum(x, [0]), b.sum(b.reshape(x, [6, 2]), [0]), b.max(x, [0])];

@@ -24,7 +24,7 @@ const wave = (length: number, shift: number): Float32Array =>
 const LOSS_WEIGHT = 2 ** -17;
 
 /** Fits a linear map; the last loss over that of zero weights. */
-async function fit(options: ConstructorParameters<typeof GradScaler>[0], steps = 40): Promise<number> {
+async function fitted(options: ConstructorParameters<typeof GradScaler>[0], steps = 40): Promise<number> {
   const w = new Variable("w", [4, 8], "float32");
   const x = tensor(wave(32, 1), { shape: [4, 8] });
   const y = tensor(
@@ -73,8 +73,8 @@ describe.each(DEVICES)("mixed precision on %s", (device) => {
   });
 
   it("float16 gradients underflow without scaling, and the loss stays; scaled by 65536 they do not", async () => {
-    const unscaled = await fit({ enabled: false });
-    const scaled = await fit({});
+    const unscaled = await fitted({ enabled: false });
+    const scaled = await fitted({});
     expect(unscaled).toBe(1);
     // The inputs have rank 2: the rest of the loss cannot be fitted.
     expect(scaled).toBeLessThan(0.4);

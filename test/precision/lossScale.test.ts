@@ -95,7 +95,7 @@ describe("known cases", () => {
     expect(last(bounded).scale).toBe(2 ** -14);
     expect(bounded.findIndex((state) => isAtFloor(state, rule))).toBe(29);
     const unbounded = scalesOf({ profile: "pytorch" }, "i".repeat(200));
-    expect(unbounded.findIndex((scale) => scale === 0)).toBe(165);
+    expect(unbounded.indexOf(0)).toBe(165);
     expect(unbounded.findIndex((scale) => Math.fround(1 / scale) === Number.POSITIVE_INFINITY)).toBe(143);
   });
 });

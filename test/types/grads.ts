@@ -32,10 +32,7 @@ export function mistakes(
     // @ts-expect-error: the same, as a list of updates
     optimizer.updates(scaled),
     // @ts-expect-error: a change of the gradients does not unscale them
-    clipByGlobalNorm(
-      mapGradients(scaled, (gradient) => gradient),
-      1,
-    ),
+    globalNorm(mapGradients(scaled, (gradient) => gradient)),
     // @ts-expect-error: gradients of a plain loss were never scaled
     scaler.unscale(plain),
     // @ts-expect-error: unscaling twice

@@ -1,0 +1,188 @@
+// Checks the checks: each mutant breaks one promise in a copy of the sources, and a named test must fail for it.
+// Usage: node scripts/mutants.mjs [part of a mutant's name]
+import { spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("../", import.meta.url));
+
+/** `find` stands exactly once in `file`; `test` is the file, `name` a part of the full name of the test that must fail. */
+const MUTANTS = [
+  {
+    name: "autocast off",
+    file: "src/precision/autocast.ts",
+    find: 'case "narrow":\n      return current.dtype;',
+    replace: 'case "narrow":\n      return null;',
+    test: "test/ir/golden.test.ts",
+    expected: "gives 16-bit operands to every product and attention",
+  },
+  {
+    name: "casts that do not round",
+    file: "src/backends/cpu/vm.ts",
+    find: "return opcode === undefined ? register : this.emit(opcode, [register]);",
+    replace: "return register;",
+    test: "test/backends/cpu.test.ts",
+    expected: "chain rounds at every node",
+    native: true,
+  },
+  {
+    name: "casts that do not round, in the reference",
+    file: "src/formats/codec.ts",
+    find: "export function round(value: number, d: DType): number {",
+    replace:
+      'export function round(value: number, d: DType): number {\n  if (d === "bfloat16" || d === "float16") return value;',
+    test: "test/formats/codec.test.ts",
+    expected: "round",
+  },
+  {
+    name: "16-bit accumulation",
+    file: "src/backends/reference/evaluate.ts",
+    find: "Math.fround(sum + Math.fround(product))",
+    replace: 'round(sum + product, node.inputs[0]?.dtype ?? "float32")',
+    test: "test/backends/accumulation.test.ts",
+    expected: "sums on reference accumulate in float32",
+  },
+  {
+    name: "overflow flag ignored",
+    file: "src/optim/gradScaler.ts",
+    find: "variable.assign(where(applied, value, variable.read()));",
+    replace: "variable.assign(value);",
+    test: "test/optim/skips.test.ts",
+    expected: "a skip is atomic",
+  },
+  {
+    name: "moments updated on a skipped step",
+    file: "src/optim/gradScaler.ts",
+    find: "variable.assign(where(applied, value, variable.read()));",
+    replace:
+      "variable.assign(/\\.(m|v|momentum)$/.test(variable.name) ? value : where(applied, value, variable.read()));",
+    test: "test/optim/skips.test.ts",
+    expected: "a skip is atomic",
+  },
+  {
+    name: "master rounded to 16 bits",
+    file: "src/optim/optimizer.ts",
+    find: "return [[parameter, result.weight.cast(parameter.dtype)] as const",
+    replace: 'return [[parameter, result.weight.cast("bfloat16").cast(parameter.dtype)] as const',
+    test: "test/optim/optimizers.test.ts",
+    expected: "as PyTorch",
+  },
+  {
+    name: "dropout mask reused",
+    file: "src/tensor/random.ts",
+    find: 'this.state.assign(this.state.read().add(arange(4).equal(COUNTER_WORD).cast("uint32")));',
+    replace: "void arange;\n    void COUNTER_WORD;",
+    test: "test/nn/layers.test.ts",
+    expected: "differs between uses, between steps and between seeds",
+  },
+  {
+    name: "step 3 and later replays stale inputs",
+    file: "src/tensor/compile.ts",
+    find: "const argumentValues = await Promise.all(leaves.map((leaf) => this.#argument(leaf)));",
+    replace:
+      "const self = this as unknown as { calls?: number; stale?: LeafValue[] };\n    self.calls = (self.calls ?? 0) + 1;\n    const fresh = await Promise.all(leaves.map((leaf) => this.#argument(leaf)));\n    const argumentValues = self.calls >= 3 ? (self.stale ?? fresh) : fresh;\n    self.stale = argumentValues;",
+    test: "test/tensor/compile.test.ts",
+    expected: "replays with new arguments, far beyond the first steps",
+  },
+  {
+    name: "gradients unscaled twice",
+    file: "src/optim/gradScaler.ts",
+    find: 'scaled.cast("float32").mul(inverse).cast(scaled.dtype)',
+    replace: 'scaled.cast("float32").mul(inverse).mul(inverse).cast(scaled.dtype)',
+    test: "test/optim/unscale.test.ts",
+    expected: "case 13",
+  },
+  {
+    name: "cotangents added in 16 bits",
+    file: "src/autodiff/cotangent.ts",
+    find: "const acc = accumulatorOf(dtype);",
+    replace: "const acc = first.dtype;\n  void accumulatorOf;",
+    test: "test/autodiff/gradients.test.ts",
+    expected: "adds 300 unit cotangents",
+  },
+];
+
+/** A copy of everything that the tests need; dependencies and the native addon are shared. */
+function makeCopy() {
+  const copy = mkdtempSync(join(tmpdir(), "binade-mutants-"));
+  for (const part of [
+    "src",
+    "test",
+    "native",
+    "package.json",
+    "vitest.config.ts",
+    "tsconfig.json",
+    "scripts",
+    "README.md",
+  ])
+    cpSync(join(root, part), join(copy, part), { recursive: true });
+  for (const part of ["node_modules", "dist"])
+    if (existsSync(join(root, part))) symlinkSync(join(root, part), join(copy, part));
+  return copy;
+}
+
+/** Runs one test file; returns the full names of its tests by state. */
+function runTests(copy, file) {
+  const report = join(copy, "report.json");
+  rmSync(report, { force: true });
+  spawnSync(
+    process.execPath,
+    [join(root, "node_modules/vitest/vitest.mjs"), "run", file, "--reporter=json", `--outputFile=${report}`],
+    { cwd: copy, stdio: "ignore" },
+  );
+  const tests = existsSync(report)
+    ? JSON.parse(readFileSync(report, "utf8")).testResults.flatMap((f) => f.assertionResults)
+    : [];
+  return {
+    passed: tests.filter((t) => t.status === "passed").map((t) => t.fullName),
+    failed: tests.filter((t) => t.status === "failed").map((t) => t.fullName),
+  };
+}
+
+function mutate(copy, { name, file, find, replace }) {
+  const path = join(copy, file);
+  const text = readFileSync(path, "utf8");
+  if (text.split(find).length !== 2)
+    throw new Error(
+      `mutant "${name}": its text stands ${text.split(find).length - 1} times in ${file}, expected once; follow the source`,
+    );
+  writeFileSync(
+    path,
+    text.replace(find, () => replace),
+  );
+  return () => writeFileSync(path, text);
+}
+
+const copy = makeCopy();
+const counts = { passed: 0, failed: 0, skipped: 0 };
+try {
+  const chosen = MUTANTS.filter((m) => m.name.includes(process.argv[2] ?? ""));
+  const baseline = new Map();
+  for (const mutant of chosen) {
+    if (!baseline.has(mutant.test)) baseline.set(mutant.test, runTests(copy, mutant.test));
+    const known = baseline.get(mutant.test).passed.filter((t) => t.includes(mutant.expected));
+    if (known.length === 0 && mutant.native && !existsSync(join(root, "dist/native"))) {
+      console.log(`skipped: ${mutant.name} — it needs the native addon (npm run build:native)`);
+      counts.skipped++;
+      continue;
+    }
+    const restore = mutate(copy, mutant);
+    const { failed } = runTests(copy, mutant.test);
+    restore();
+    const killer = failed.find((t) => known.includes(t));
+    console.log(
+      killer === undefined
+        ? `SURVIVED: ${mutant.name} — no test named "${mutant.expected}" in ${mutant.test} failed`
+        : `killed: ${mutant.name} — ${killer}`,
+    );
+    counts[killer === undefined ? "failed" : "passed"]++;
+  }
+} finally {
+  rmSync(copy, { recursive: true, force: true });
+}
+console.log(
+  `${counts.passed} passed, ${counts.failed} failed${counts.skipped > 0 ? `, ${counts.skipped} skipped` : ""}`,
+);
+process.exitCode = counts.failed > 0 ? 1 : 0;

@@ -1,0 +1,348 @@
+/** Tensors, variables and factories: values, laziness, memory, mistakes. */
+import { beforeAll, describe, expect, it } from "vitest";
+import { BinadeError, type ErrorCode } from "../../src/errors.ts";
+import type { DType } from "../../src/formats/index.ts";
+import { autocast } from "../../src/precision/autocast.ts";
+import { arange, fromBytes, full, ones, tensor, zeros } from "../../src/tensor/create.ts";
+import { defaultDevice, useDevice } from "../../src/tensor/devices.ts";
+import {
+  concatenate,
+  layerNorm,
+  linear,
+  meanSquaredError,
+  rmsNorm,
+  scaledDotProductAttention,
+  where,
+} from "../../src/tensor/functions.ts";
+import { gradients, gradientsOf } from "../../src/tensor/gradients.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+import { HostNumber, Variable } from "../../src/tensor/variable.ts";
+import { DEVICES } from "../support/devices.ts";
+
+const list = async (x: Tensor): Promise<number[]> => [...(await x.data())];
+
+async function expectError(body: () => unknown, code: ErrorCode, sentence: RegExp): Promise<void> {
+  try {
+    await body();
+  } catch (error) {
+    if (!(error instanceof BinadeError)) throw error;
+    expect([error.code, error.message]).toEqual([code, expect.stringMatching(sentence)]);
+    return;
+  }
+  throw new Error("nothing was thrown");
+}
+
+const x = (): Tensor =>
+  tensor([
+    [1, 2, 3],
+    [4, 5, 6],
+  ]);
+
+describe.each(DEVICES)("tensors on %s", (device) => {
+  beforeAll(() => {
+    useDevice(device);
+  });
+
+  const VALUES: readonly (readonly [string, () => Tensor, readonly number[], readonly number[], DType])[] = [
+    ["broadcast", () => x().add(tensor([10, 20, 30])), [2, 3], [11, 22, 33, 14, 25, 36], "float32"],
+    ["numbers on the right", () => x().sub(1).mul(2), [2, 3], [0, 2, 4, 6, 8, 10], "float32"],
+    ["wider operands win", () => x().cast("bfloat16").add(x()), [2, 3], [2, 4, 6, 8, 10, 12], "float32"],
+    ["literals adapt", () => x().cast("float16").mul(0.5), [2, 3], [0.5, 1, 1.5, 2, 2.5, 3], "float16"],
+    [
+      "tensors of ones do not adapt",
+      () =>
+        x()
+          .cast("float16")
+          .mul(ones([3])),
+      [2, 3],
+      [1, 2, 3, 4, 5, 6],
+      "float32",
+    ],
+    ["matrix times matrix", () => x().matmul(x().transpose()), [2, 2], [14, 32, 32, 77], "float32"],
+    ["matrix times vector", () => x().matmul(tensor([1, 0, -1])), [2], [-2, -2], "float32"],
+    ["vector times matrix", () => tensor([1, -1]).matmul(x()), [3], [-3, -3, -3], "float32"],
+    ["vector times vector", () => tensor([1, 2]).matmul(tensor([3, 4])), [], [11], "float32"],
+    [
+      "batch times vector",
+      () =>
+        x()
+          .reshape([1, 2, 3])
+          .matmul(tensor([1, 0, -1])),
+      [1, 2],
+      [-2, -2],
+      "float32",
+    ],
+    ["vector times batch", () => tensor([1, 1]).matmul(x().reshape([1, 2, 3])), [1, 3], [5, 7, 9], "float32"],
+    [
+      "batch times matrix",
+      () =>
+        x()
+          .reshape([2, 1, 3])
+          .matmul(tensor([[1], [1], [1]])),
+      [2, 1, 1],
+      [6, 15],
+      "float32",
+    ],
+    [
+      "batches broadcast",
+      () =>
+        x()
+          .reshape([2, 1, 1, 3])
+          .matmul(ones([2, 3, 1])),
+      [2, 2, 1, 1],
+      [6, 6, 15, 15],
+      "float32",
+    ],
+    [
+      "reductions",
+      () =>
+        concatenate([x().sum().reshape([1]), x().mean().reshape([1]), x().max().reshape([1]), x().min().reshape([1])]),
+      [4],
+      [21, 3.5, 6, 1],
+      "float32",
+    ],
+    ["reductions along axes", () => x().sum({ axes: -1 }), [2], [6, 15], "float32"],
+    ["reductions that keep axes", () => x().max({ axes: [0], keepAxes: true }), [1, 3], [4, 5, 6], "float32"],
+    ["argMax", () => x().neg().argMax({ axes: 1 }), [2], [0, 0], "int32"],
+    ["argMin over all", () => x().neg().argMin(), [], [5], "int32"],
+    ["variance", () => x().variance({ axes: 1 }), [2], [Math.fround(2 / 3), Math.fround(2 / 3)], "float32"],
+    ["reshape with −1", () => x().reshape([3, -1]).transpose(), [2, 3], [1, 3, 5, 2, 4, 6], "float32"],
+    ["slices", () => x().slice(-1, 1, 2), [2, 2], [2, 3, 5, 6], "float32"],
+    ["gather", () => x().gather(tensor(Int32Array.of(1, 1, 0))), [3, 3], [4, 5, 6, 4, 5, 6, 1, 2, 3], "float32"],
+    ["gather along an axis", () => x().gather(tensor(new Uint8Array([2])), 1), [2, 1], [3, 6], "float32"],
+    ["where", () => where(x().greater(3), x(), 0), [2, 3], [0, 0, 0, 4, 5, 6], "float32"],
+    ["where of numbers", () => where(x().greater(3), 1, -1), [2, 3], [-1, -1, -1, 1, 1, 1], "float32"],
+    ["booleans", () => x().less(3).and(x().notEqual(1)).or(x().equal(6)).not(), [2, 3], [1, 0, 1, 1, 1, 0], "bool"],
+    ["integers", () => arange(4).mul(3).add(1), [4], [1, 4, 7, 10], "int32"],
+    ["truncating casts", () => tensor([1.9, -1.9, 300]).cast("int32"), [3], [1, -1, 300], "int32"],
+    ["full", () => full([2], 2.5, "bfloat16").add(zeros([2], "bfloat16")), [2], [2.5, 2.5], "bfloat16"],
+    ["permute", () => x().reshape([1, 2, 3]).permute([2, 0, -2]), [3, 1, 2], [1, 4, 2, 5, 3, 6], "float32"],
+    ["concatenate", () => concatenate([x(), x().slice(1, 0, 1)], -1), [2, 4], [1, 2, 3, 1, 4, 5, 6, 4], "float32"],
+    [
+      "linear",
+      () =>
+        linear(
+          x(),
+          tensor([
+            [1, 0, 0],
+            [0, 0, 1],
+          ]),
+          tensor([10, 20]),
+        ),
+      [2, 2],
+      [11, 23, 14, 26],
+      "float32",
+    ],
+    ["empty tensors", () => zeros([0, 3]).sum({ axes: 0 }), [3], [0, 0, 0], "float32"],
+    ["mean squared error", () => meanSquaredError(x(), x().add(2)), [], [4], "float32"],
+  ];
+  it.each(VALUES)("%s", async (_, make, shape, values, dtype) => {
+    const result = make();
+    expect([result.shape, result.dtype]).toEqual([shape, dtype]);
+    expect((await list(result)).map((v) => v + 0)).toEqual(values);
+  });
+
+  const MISTAKES: readonly (readonly [string, () => unknown, ErrorCode, RegExp])[] = [
+    ["two −1", () => x().reshape([-1, -1]), "shape.mismatch", /^reshape: the 6 elements of \[2, 3\].*\[-1, -1\]/],
+    ["−1 that does not fit", () => x().reshape([-1, 4]), "shape.mismatch", /^reshape: /],
+    ["an axis too many", () => x().sum({ axes: 2 }), "shape.invalid", /^sum: axis 2 is outside/],
+    ["one axis twice", () => x().sum({ axes: [0, -2] }), "shape.invalid", /^sum: axes \[0, -2\] name one axis twice/],
+    ["a slice beyond the end", () => x().slice(0, 1, 2), "shape.invalid", /^slice: /],
+    ["a slice of all from 1", () => x().slice(0, 1, 2), "shape.invalid", /^slice: /],
+    [
+      "inner sizes",
+      () => x().matmul(x()),
+      "shape.mismatch",
+      /^matmul: \[2, 3\] × \[2, 3\] — inner sizes 3 and 2 differ; did you mean b\.transpose\(\)\?/,
+    ],
+    [
+      "batches",
+      () => zeros([2, 1, 3]).matmul(zeros([3, 3, 1])),
+      "shape.mismatch",
+      /^matmul: shapes \[2\] and \[3\] do not broadcast/,
+    ],
+    [
+      "float16 and bfloat16",
+      () => x().cast("float16").add(x().cast("bfloat16")),
+      "dtype.mismatch",
+      /^add: .*float16.*bfloat16.*cast/,
+    ],
+    ["floats and integers", () => x().add(arange(3)), "dtype.mismatch", /^add: operands are float32 and int32.*cast/],
+    ["a fraction times integers", () => arange(3).mul(0.5), "value.range", /0\.5 is not a value of int32/],
+    ["sum of booleans", () => x().less(3).sum(), "dtype.unsupported", /^sum: .*bool.*cast/],
+    ["ragged rows", () => tensor([[1], [1, 2]]), "shape.mismatch", /^tensor: rows have shapes \[1\] and \[2\]/],
+    [
+      "a shape that the values do not fill",
+      () => tensor([1, 2, 3], { shape: [2] }),
+      "shape.mismatch",
+      /^tensor: shape \[2\] holds 2 elements, got 3/,
+    ],
+    [
+      "linear of another width",
+      () => linear(x(), zeros([4, 2])),
+      "shape.mismatch",
+      /^linear: x \[2, 3\] and weight \[4, 2\]/,
+    ],
+    ["item of many", () => x().item(), "shape.mismatch", /^item: the tensor has shape \[2, 3\]/],
+    ["float16 of float32", () => x().float16(), "dtype.mismatch", /^float16: the tensor is float32/],
+    ["negative eps", () => layerNorm(x(), undefined, undefined, { eps: -1 }), "value.range", /eps is -1/],
+    ["norm of a scalar", () => rmsNorm(tensor(1)), "value.range", /shape \[\]/],
+    ["a gradient of nothing", () => gradientsOf(x().sum(), [x()]), "gradient.missing", /does not depend on tensor 0/],
+    ["concatenate of nothing", () => concatenate([]), "shape.invalid", /^concatenate: expected at least one/],
+    ["an asynchronous region", () => autocast("bfloat16", async () => 1), "autocast.async", /returned a promise/],
+  ];
+  it.each(MISTAKES)("refuses %s", async (_, body, code, sentence) => expectError(body, code, sentence));
+
+  it("keeps booleans, bytes and 16-bit values in their own form", async () => {
+    expect([...(await tensor([1, -0.1]).cast("bfloat16").storage())]).toEqual([0x3f80, 0xbdcd]);
+    expect([...(await tensor([1, 65520]).cast("float16").storage())]).toEqual([0x3c00, 0x7c00]);
+    expect(await fromBytes(Uint8Array.of(0x80, 0x3f), { shape: [], dtype: "bfloat16" }).item()).toBe(1);
+    expect(await tensor([true, false]).show()).toBe("float32 [2] [1, 0]");
+    expect(await arange(20).show()).toBe("int32 [20] [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, …]");
+    expect(String(x())).toBe("Tensor(float32 [2, 3])");
+  });
+
+  it("computes a value once and hands out copies", async () => {
+    const y = x().exp();
+    const [first, second] = [await y.data(), await y.data()];
+    first[0] = 99;
+    expect(second[0]).not.toBe(99);
+    expect((await y.data())[0]).toBe(second[0]);
+  });
+
+  it("copies the shape that a caller may change", async () => {
+    const shape = [2, 3];
+    const wide = tensor([1, 2, 3]).broadcastTo(shape);
+    shape[0] = 7;
+    expect([wide.shape, await list(wide)]).toEqual([
+      [2, 3],
+      [1, 2, 3, 1, 2, 3],
+    ]);
+  });
+
+  it("gives gradients in the order of the tensors", async () => {
+    const [p, q] = [tensor([2]), tensor([3])];
+    const [gq, gp] = gradientsOf(p.mul(p).mul(q).sum(), [q, p]);
+    expect([await gq?.item(), await gp?.item()]).toEqual([4, 12]);
+  });
+
+  it("attends to the past alone if causal", async () => {
+    const q = tensor(
+      Array.from({ length: 12 }, (_, i) => Math.sin(i)),
+      { shape: [1, 3, 1, 4] },
+    );
+    const causal = await list(scaledDotProductAttention(q, q, q, { causal: true }));
+    const first = await list(q.slice(1, 0, 1));
+    expect(causal.slice(0, 4)).toEqual(first);
+    expect(causal).not.toEqual(await list(scaledDotProductAttention(q, q, q)));
+  });
+
+  it("releases a disposed tensor's memory, and never a variable's", async () => {
+    const here = defaultDevice();
+    const y = x().mul(3);
+    await y.data();
+    const before = here.live;
+    y.dispose();
+    y.dispose();
+    await here.enqueue(async () => undefined);
+    expect(here.live).toEqual({ buffers: before.buffers - 1, byteLength: before.byteLength - 24 });
+    await expectError(() => y.data(), "tensor.disposed", /its value is gone/);
+    const v = new Variable("v", [2], "float32", Float32Array.of(1, 2));
+    v.read().dispose();
+    expect(await list(v.read())).toEqual([1, 2]);
+    const lazy = x().neg();
+    lazy.dispose();
+    expect((await list(lazy))[0]).toBe(-1);
+    {
+      using held = x().square();
+      await held.data();
+    }
+  });
+});
+
+describe.each(DEVICES)("variables on %s", (device) => {
+  beforeAll(() => {
+    useDevice(device);
+  });
+  const make = (...values: number[]): Variable =>
+    new Variable("v", [values.length], "float32", Float32Array.from(values));
+
+  it("read what was assigned last, and commit together", async () => {
+    const [u, v] = [make(1, 2), make(3, 4)];
+    u.assign(u.read().add(v.read()));
+    v.assign(u.read().mul(2));
+    expect(await list(v.read())).toEqual([8, 12]);
+    expect(await list(u.read())).toEqual([4, 6]);
+    expect([...new Float32Array((await u.bytes()).slice().buffer)]).toEqual([4, 6]);
+  });
+
+  it("hold pending assignments in their bytes, too", async () => {
+    const v = make(1);
+    v.assign(v.read().add(41));
+    expect([...new Float32Array((await v.bytes()).slice().buffer)]).toEqual([42]);
+  });
+
+  it("take an assignment a thousand times without a read", async () => {
+    const v = make(0);
+    for (let i = 0; i < 1000; i++) v.assign(v.read().add(1));
+    expect(await list(v.read())).toEqual([1000]);
+  });
+
+  it("show values from before loading as before, and after it as loaded", async () => {
+    const v = make(1, 2);
+    const old = v.read().mul(2);
+    expect(await list(old)).toEqual([2, 4]);
+    await v.load(new Uint8Array(Float32Array.of(5, 6).buffer));
+    expect(await list(v.read().mul(2))).toEqual([10, 12]);
+    expect(await list(old)).toEqual([2, 4]);
+    await expectError(
+      () => v.load(new Uint8Array(4)),
+      "checkpoint.mismatch",
+      /^variable v: float32 \[2\] needs 8 bytes, got 4/,
+    );
+  });
+
+  it("say that a value from before an assignment is gone", async () => {
+    const v = make(1);
+    const old = v.read().exp();
+    v.assign(v.read().add(1));
+    await v.bytes();
+    await expectError(() => old.data(), "tensor.disposed", /variable assigned since/);
+  });
+
+  it("refuse other shapes, dtypes and sizes", async () => {
+    const v = make(1, 2);
+    await expectError(
+      () => v.assign(tensor([1])),
+      "shape.mismatch",
+      /^variable v: expected float32 \[2\], got float32 \[1\]/,
+    );
+    await expectError(() => v.assign(tensor([1, 2]).cast("bfloat16")), "shape.mismatch", /got bfloat16 \[2\]; cast/);
+    await expectError(
+      () => new Variable("w", [3], "float32", Float32Array.of(1)),
+      "shape.mismatch",
+      /^variable w: float32 \[3\] needs 12 bytes, got 4/,
+    );
+  });
+
+  it("start as zeros", async () => expect(await list(new Variable("z", [2], "float16").read())).toEqual([0, 0]));
+
+  it("name those on which a loss does not depend", async () => {
+    const [used, unused] = [make(1), new Variable("idle", [1], "float32")];
+    await expectError(
+      () => gradients(used.read().sum(), [used, unused]),
+      "gradient.missing",
+      /does not depend on idle/,
+    );
+    expect([...gradients(used.read().sum(), [used, unused], { allowUnused: true }).keys()]).toEqual([used]);
+  });
+
+  it("host numbers show each value to what is built after it", async () => {
+    const rate = new HostNumber("rate", 2);
+    const doubled = rate.read().mul(2);
+    expect(await doubled.item()).toBe(4);
+    rate.value = 5;
+    expect(await rate.read().mul(2).item()).toBe(10);
+    expect(await doubled.item()).toBe(4);
+  });
+});

@@ -1,0 +1,75 @@
+/** A run is a pure function of its settings: stopped and resumed, or on any number of threads, the same bits. */
+import { beforeAll, describe, expect, it } from "vitest";
+import { useDevice } from "../../src/index.ts";
+import { PRECISIONS, type Precision } from "../../src/train/presets.ts";
+import type { TrainOptions } from "../../src/train/trainer.ts";
+import { DEVICES } from "../support/devices.ts";
+import { checkpointOf, eventsOf, ofType, temporaryFolder, tinyModel, tinyRun } from "./tiny.ts";
+
+/** Dropout makes the position of the random stream matter. */
+const run = (precision: Precision, out: string, more: Partial<TrainOptions> = {}): TrainOptions =>
+  tinyRun({ precision, out, model: tinyModel({ dropout: 0.25 }), ...more });
+
+const lossesOf = (events: Awaited<ReturnType<typeof eventsOf>>): number[] =>
+  ofType(events, "step").map(({ loss }) => loss);
+
+describe.each(DEVICES)("on %s", (device) => {
+  beforeAll(() => {
+    useDevice(device);
+  });
+  /** The reference device is slow. */
+  const stops = device === "reference" ? [3] : [1, 3, 5];
+
+  it.each(PRECISIONS)("resumes %s to the same bits", async (precision) => {
+    const whole = temporaryFolder();
+    const losses = lossesOf(await eventsOf(run(precision, whole)));
+    expect(new Set(losses).size).toBe(6);
+    for (const stop of stops) {
+      const halves = temporaryFolder();
+      const before = lossesOf(await eventsOf(run(precision, halves), stop));
+      expect(before).toHaveLength(stop);
+      const after = await eventsOf(run(precision, halves, { resume: true }));
+      expect([...before, ...lossesOf(after)]).toEqual(losses);
+      expect(after[0]).toMatchObject({ type: "started", step: stop });
+      expect(after.at(-1)).toMatchObject({ type: "done", step: 6, reason: "finished" });
+      expect(checkpointOf(halves)).toBe(checkpointOf(whole));
+    }
+  });
+
+  it("resumes a run that skips steps to the same bits", async () => {
+    const lossScale = { initialScale: 2 ** 24, growthInterval: 2 };
+    const [whole, halves] = [temporaryFolder(), temporaryFolder()];
+    const events = await eventsOf(run("fp16-mixed", whole, { lossScale }));
+    expect(ofType(events, "skipped").length).toBeGreaterThan(1);
+    await eventsOf(run("fp16-mixed", halves, { lossScale }), 2);
+    const resumed = await eventsOf(run("fp16-mixed", halves, { lossScale, resume: true }));
+    expect(checkpointOf(halves)).toBe(checkpointOf(whole));
+    expect(resumed.at(-1)).toMatchObject({ skippedSteps: ofType(events, "skipped").length });
+  });
+
+  it("gives the same bits twice, and others for another seed", async () => {
+    const [a, b, c] = [temporaryFolder(), temporaryFolder(), temporaryFolder()];
+    const steps = 3;
+    await eventsOf(run("bf16-mixed", a, { steps }));
+    await eventsOf(run("bf16-mixed", b, { steps }));
+    await eventsOf(run("bf16-mixed", c, { steps, model: tinyModel({ dropout: 0.25, seed: 1 }) }));
+    expect(checkpointOf(a)).toBe(checkpointOf(b));
+    expect(checkpointOf(a)).not.toBe(checkpointOf(c));
+  });
+});
+
+describe.runIf(DEVICES.includes("cpu"))("threads", () => {
+  it.each(PRECISIONS)("do not change the bits of %s", async (precision) => {
+    const checkpoints: string[] = [];
+    for (const threads of [1, 2, 3]) {
+      useDevice("cpu", { threads });
+      const out = temporaryFolder();
+      const events = await eventsOf(
+        run(precision, out, { model: tinyModel({ width: 64, context: 8, dropout: 0.25 }) }),
+      );
+      expect(events[0]).toMatchObject({ type: "started", threads });
+      checkpoints.push(checkpointOf(out));
+    }
+    expect(new Set(checkpoints).size).toBe(1);
+  });
+});
