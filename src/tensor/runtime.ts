@@ -69,7 +69,8 @@ function readsLeaf(node: Node): boolean {
   const seen = new Set<Node>();
   const stack = [node];
   for (let n = stack.pop(); n !== undefined; n = stack.pop()) {
-    if (values.has(n) || (n !== node && realized.has(n) && !placeless.has(n))) return true;
+    const isLeaf = n.op.kind === "source" && n.op.source === "input";
+    if (isLeaf || (n !== node && realized.has(n) && !placeless.has(n))) return true;
     for (const input of n.inputs) if (!seen.has(input)) stack.push(input);
     seen.add(n);
   }

@@ -71,8 +71,8 @@ export async function readCheckpoint(path: string): Promise<Checkpoint> {
 }
 
 function countOf(text: string | undefined): number | null {
-  const count = Number(text ?? "none");
-  return Number.isSafeInteger(count) && count >= 0 ? count : null;
+  const count = /^\d+$/.test(text ?? "") ? Number(text) : Number.NaN;
+  return Number.isSafeInteger(count) ? count : null;
 }
 
 function recordOf(text: string | undefined): Readonly<Record<string, unknown>> | null {

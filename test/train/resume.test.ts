@@ -1,5 +1,6 @@
 /** A run is a pure function of its settings: stopped and resumed, or on any number of threads, the same bits. */
 import { beforeAll, describe, expect, it } from "vitest";
+import { ByteBatches } from "../../src/data/index.ts";
 import { useDevice } from "../../src/index.ts";
 import { PRECISIONS, type Precision } from "../../src/train/presets.ts";
 import type { TrainOptions } from "../../src/train/trainer.ts";
@@ -18,26 +19,26 @@ describe.each(DEVICES)("on %s", (device) => {
     useDevice(device);
   });
   /** The reference device is slow. */
-  const stops = device === "reference" ? [3] : [1, 3, 5];
+  const [steps, stops] = device === "reference" ? [3, [2]] : [6, [1, 3, 5]];
 
   it.each(PRECISIONS)("resumes %s to the same bits", async (precision) => {
     const whole = temporaryFolder();
-    const losses = lossesOf(await eventsOf(run(precision, whole)));
-    expect(new Set(losses).size).toBe(6);
+    const losses = lossesOf(await eventsOf(run(precision, whole, { steps })));
+    expect(new Set(losses).size).toBe(steps);
     for (const stop of stops) {
       const halves = temporaryFolder();
-      const before = lossesOf(await eventsOf(run(precision, halves), stop));
+      const before = lossesOf(await eventsOf(run(precision, halves, { steps }), stop));
       expect(before).toHaveLength(stop);
-      const after = await eventsOf(run(precision, halves, { resume: true }));
+      const after = await eventsOf(run(precision, halves, { steps, resume: true }));
       expect([...before, ...lossesOf(after)]).toEqual(losses);
       expect(after[0]).toMatchObject({ type: "started", step: stop });
-      expect(after.at(-1)).toMatchObject({ type: "done", step: 6, reason: "finished" });
+      expect(after.at(-1)).toMatchObject({ type: "done", step: steps, reason: "finished" });
       expect(checkpointOf(halves)).toBe(checkpointOf(whole));
     }
   });
 
   it("resumes a run that skips steps to the same bits", async () => {
-    const lossScale = { initialScale: 2 ** 24, growthInterval: 2 };
+    const lossScale = { initialScale: 2 ** 24, growthInterval: 1 };
     const [whole, halves] = [temporaryFolder(), temporaryFolder()];
     const events = await eventsOf(run("fp16-mixed", whole, { lossScale }));
     expect(ofType(events, "skipped").length).toBeGreaterThan(1);
@@ -49,7 +50,6 @@ describe.each(DEVICES)("on %s", (device) => {
 
   it("gives the same bits twice, and others for another seed", async () => {
     const [a, b, c] = [temporaryFolder(), temporaryFolder(), temporaryFolder()];
-    const steps = 3;
     await eventsOf(run("bf16-mixed", a, { steps }));
     await eventsOf(run("bf16-mixed", b, { steps }));
     await eventsOf(run("bf16-mixed", c, { steps, model: tinyModel({ dropout: 0.25, seed: 1 }) }));
@@ -59,14 +59,21 @@ describe.each(DEVICES)("on %s", (device) => {
 });
 
 describe.runIf(DEVICES.includes("cpu"))("threads", () => {
+  /** Large enough that the work is divided. */
+  const size = { context: 32, width: 64 };
+  const data = (): TrainOptions["data"] => {
+    const bytes = Uint8Array.from({ length: 4000 }, (_, i) => (i * i) >> 3);
+    const training = new ByteBatches(bytes, { batch: 8, context: size.context });
+    return { name: "squares", byteLength: bytes.length, sha256: "00", training };
+  };
+
   it.each(PRECISIONS)("do not change the bits of %s", async (precision) => {
     const checkpoints: string[] = [];
     for (const threads of [1, 2, 3]) {
       useDevice("cpu", { threads });
       const out = temporaryFolder();
-      const events = await eventsOf(
-        run(precision, out, { model: tinyModel({ width: 64, context: 8, dropout: 0.25 }) }),
-      );
+      const model = tinyModel({ ...size, dropout: 0.25 });
+      const events = await eventsOf(run(precision, out, { model, data: data(), steps: 4 }));
       expect(events[0]).toMatchObject({ type: "started", threads });
       checkpoints.push(checkpointOf(out));
     }

@@ -25,13 +25,13 @@ export const BATCH = 2;
 const TEXT = new TextEncoder().encode("the quick brown fox jumps over the lazy dog, and ".repeat(40));
 
 /** Training and held-out batches of the tiny text. */
-export function tinyData(training: (bytes: Uint8Array) => ByteBatches = tinyBatches): TrainOptions["data"] {
+export function tinyData(
+  training: (bytes: Uint8Array) => ByteBatches = (bytes) => new ByteBatches(bytes, { batch: BATCH, context: CONTEXT }),
+): TrainOptions["data"] {
   const parts = split(TEXT, { context: CONTEXT });
   const evaluation = new EvaluationBatches(parts.heldOut, { batch: BATCH, context: CONTEXT, batches: 2 });
   return { name: "fox", byteLength: TEXT.length, sha256: "00", training: training(parts.training), evaluation };
 }
-
-const tinyBatches = (bytes: Uint8Array): ByteBatches => new ByteBatches(bytes, { batch: BATCH, context: CONTEXT });
 
 export const DIMENSIONS = { vocabulary: 256, context: CONTEXT, layers: 1, heads: 2, width: 16 } as const;
 
