@@ -68,7 +68,7 @@ def report(name, step, options):
     if options.interactive:
         for line in sys.stdin:
             if line.strip() == "go":
-                print(json.dumps({"elapsedMs": elapsed_ms(step)}), flush=True)
+                print(json.dumps({"elapsedMs": elapsed_ms(step), "torch": torch.__version__}), flush=True)
         return
     times = [elapsed_ms(step) for _ in range(options.steps)]
     low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3

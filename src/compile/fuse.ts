@@ -1,7 +1,7 @@
 /** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
 import type { Node } from "../ir/graph.ts";
 import { reshapeView, sameShape, type Shape, sizeOf } from "../ops/shape.ts";
-import { inlined, isCopy, type Reader, readersOf, sourceOf } from "./inline.ts";
+import { inlined, isCopy, type Reader, readersOf, type Source, sourceOf } from "./inline.ts";
 import { type KernelKind, type Request } from "./program.ts";
 
 /** Nodes that one kernel computes. `domain` is what its pointwise part runs over: for a core with an epilogue, the core's result. */
@@ -82,6 +82,7 @@ class Fusion {
   readonly #inline: ReadonlySet<Node>;
   readonly #clusterOf = new Map<Node, Cluster>();
   readonly #clusters = new Set<Cluster>();
+  readonly #operandsOf = new Map<Node, readonly Source[]>();
 
   constructor(inline: ReadonlySet<Node>, computed: readonly Node[]) {
     this.#inline = inline;
@@ -97,12 +98,16 @@ class Fusion {
   }
 
   /** Stored or clustered values that `node` reads, seen through inlined expressions. */
-  *#operands(node: Node): IterableIterator<{ readonly base: Node; readonly linear: boolean }> {
-    for (const input of node.inputs) {
+  #operands(node: Node): readonly Source[] {
+    const known = this.#operandsOf.get(node);
+    if (known !== undefined) return known;
+    const found = node.inputs.flatMap((input) => {
       const source = sourceOf(input);
-      if (this.#inline.has(source.base)) yield* this.#operands(source.base);
-      else if (!isInput(source.base)) yield source;
-    }
+      if (this.#inline.has(source.base)) return this.#operands(source.base);
+      return isInput(source.base) ? [] : [source];
+    });
+    this.#operandsOf.set(node, found);
+    return found;
   }
 
   /** Siblings of native cores, chains into cores, results through expressions, and at last reductions that share a pass. */

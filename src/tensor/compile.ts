@@ -115,7 +115,7 @@ class Recording<R> {
 
   /** An argument's value; a copy where it is the memory of a variable that this very run overwrites. */
   async #argument(leaf: Node): Promise<LeafValue> {
-    if (!this.#assigned.some((variable) => variable.leaf === leaf)) return requireValue(leaf);
+    if (!this.#assigned.some((variable) => variable.isStoredAs(leaf))) return requireValue(leaf);
     const bytes = await new Tensor(leaf).bytes();
     return requireValue(leafFromBytes(this.#device, leaf.shape, leaf.dtype, bytes).leaf);
   }

@@ -42,6 +42,8 @@ export class Variable {
   readonly #buffer: DeviceBuffer;
   #leaf: Node;
   #value: Node;
+  /** Whether a graph may hold the leaf. */
+  #isLeafKnown = false;
 
   /** @param bytes initial elements as stored bytes; default zeros. */
   constructor(name: string, shape: Shape, dtype: DType, initial?: ArrayBufferView, device: Device = defaultDevice()) {
@@ -66,16 +68,23 @@ export class Variable {
 
   /** The present value: what was assigned last, or what is stored. */
   read(): Tensor {
-    return new Tensor(this.#value);
+    return new Tensor(this.node);
   }
 
   get node(): Node {
+    this.#isLeafKnown = true;
     return this.#value;
   }
 
   /** The leaf that stands for the stored value of this version. */
   get leaf(): Node {
+    this.#isLeafKnown = true;
     return this.#leaf;
+  }
+
+  /** Whether `leaf` stands for the stored value of this version. */
+  isStoredAs(leaf: Node): boolean {
+    return leaf === this.#leaf;
   }
 
   /** Overwrites the variable when the step (or the next `data()`) runs; all assignments commit together at its end. */
@@ -89,10 +98,14 @@ export class Variable {
 
   /** The assignment was handed to a run: a new version begins, and the old leaf loses its value. */
   commit(): void {
-    const old = this.#leaf;
-    this.#leaf = this.#freshLeaf();
+    // A leaf that no graph holds serves the next version too. Leaves are keys of weak tables, which only a full collection
+    // clears: a fresh one per variable and step would pile up between two of these.
+    if (this.#isLeafKnown) {
+      forgetLeaf(this.#leaf);
+      this.#leaf = this.#freshLeaf();
+      this.#isLeafKnown = false;
+    }
     this.#value = this.#leaf;
-    forgetLeaf(old);
   }
 
   /** Undoes an assignment that will not run. */

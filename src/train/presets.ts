@@ -18,7 +18,7 @@ export interface Preset {
 
 /** `s`: 0.8 million parameters, a minute on two cores; `m`: 10.8 million. */
 export const PRESETS = {
-  s: { layers: 4, heads: 4, width: 128, context: 64, batch: 12, steps: 4000, learningRate: 2e-3 },
+  s: { layers: 4, heads: 4, width: 128, context: 64, batch: 12, steps: 2000, learningRate: 2e-3 },
   m: { layers: 6, heads: 6, width: 384, context: 256, batch: 8, steps: 2000, learningRate: 1e-3 },
 } as const satisfies Readonly<Record<string, Preset>>;
 

@@ -25,23 +25,23 @@ const need = (node: Node | undefined): Node => {
 const gradientOf = (loss: Node, x: Node): Node => need(gradients(loss, [x]).get(x));
 
 describe("fan-in", () => {
-  /** 300 uses of a 16-bit copy, each with cotangent 1: in bfloat16, 256 + 1 is 256 again. */
+  /** 301 uses of a 16-bit copy, each with cotangent 1: in bfloat16, 256 + 1 is 256 again, and 301 is no number. */
   const USES: readonly (readonly [string, (copy: Node) => Node])[] = [
     [
       "uses that differ",
       (copy) =>
-        Array.from({ length: 300 }, (_, i) => b.add(copy, i)).reduce(
+        Array.from({ length: 301 }, (_, i) => b.add(copy, i)).reduce(
           (s, use) => b.add(s, b.cast(use, "float32")),
           b.constant(0, [1]),
         ),
     ],
-    ["one broadcast", (copy) => b.broadcastTo(copy, [300, 1])],
-    ["a broadcast behind a reshape", (copy) => b.broadcastTo(b.reshape(copy, [1, 1]), [300, 1])],
-    ["a gather of one row", (copy) => b.gather(copy, b.broadcastTo(b.iota(1), [300]))],
-    ["a product", (copy) => b.matmul(b.cast(b.constant(1, [300, 1]), copy.dtype), b.reshape(copy, [1, 1]))],
+    ["one broadcast", (copy) => b.broadcastTo(copy, [301, 1])],
+    ["a broadcast behind a reshape", (copy) => b.broadcastTo(b.reshape(copy, [1, 1]), [301, 1])],
+    ["a gather of one row", (copy) => b.gather(copy, b.broadcastTo(b.iota(1), [301]))],
+    ["a product", (copy) => b.matmul(b.cast(b.constant(1, [301, 1]), copy.dtype), b.reshape(copy, [1, 1]))],
   ];
   for (const dtype of ["bfloat16", "float16"] as const) {
-    it.each(USES)(`adds 300 unit cotangents of a ${dtype} weight to 300: %s`, (_, use) => {
+    it.each(USES)(`adds 301 unit cotangents of a ${dtype} weight to 301: %s`, (_, use) => {
       const w = leaf([1]);
       const g = gradientOf(total(use(b.cast(w, dtype))), w);
       const at = new Map(
@@ -50,18 +50,24 @@ describe("fan-in", () => {
           .map((n) => [n, Float64Array.of(1)]),
       );
       expect(g.dtype).toBe("float32");
-      expect([...valueOfGraph(g, at)]).toEqual([300]);
+      expect([...valueOfGraph(g, at)]).toEqual([301]);
     });
   }
 
   it("adds the cotangents of a 16-bit value in float32 and rounds once", () => {
     const x = leaf([1], "bfloat16");
-    const uses = Array.from({ length: 300 }, (_, i) => total(b.add(x, i)));
+    const uses = Array.from({ length: 301 }, (_, i) => total(b.add(x, i)));
     const g = gradientOf(
       uses.reduce((p, q) => b.add(p, q)),
       x,
     );
-    expect([g.dtype, ...valueOfGraph(g, new Map([[x, Float64Array.of(1)]]))]).toEqual(["bfloat16", 300]);
+    expect([g.dtype, ...valueOfGraph(g, new Map([[x, Float64Array.of(1)]]))]).toEqual(["bfloat16", 300]); // 301 lies between 300 and 302
+  });
+
+  it("gives a 16-bit copy its own dtype where the copy itself is the target", () => {
+    const copy = b.cast(leaf([2]), "bfloat16");
+    const views = [copy, b.reshape(copy, [2, 1])];
+    for (const target of views) expect(gradientOf(total(b.mul(views[1] ?? copy, 3)), target).dtype).toBe("bfloat16");
   });
 
   it("counts an operand that one node reads twice twice", () => {
@@ -142,6 +148,14 @@ describe("gradients", () => {
         [2, 4],
       ],
       [1, 1, 2, 1, 1, 1],
+    ],
+    [
+      "overlap and leave a gap of the same size",
+      [
+        [0, 4],
+        [2, 2],
+      ],
+      [1, 1, 2, 2, 0, 0],
     ],
     [
       "leave a gap",

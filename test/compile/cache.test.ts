@@ -40,6 +40,8 @@ describe("structureOf", () => {
     const matrix = leaf([2, 2]);
     const keys = [
       keyOf([x]),
+      keyOf([x, y], new Map([[x, b.exp(x)]])),
+      keyOf([x, y], new Map([[y, b.exp(x)]])),
       keyOf([half]),
       keyOf([wide]),
       keyOf([x, x]),

@@ -220,9 +220,9 @@ describe("kernels", () => {
   });
 
   it("reduce in one pass only what has one shape", async () => {
-    const x = b.exp(leaf([2, 6]));
+    const x = leaf([2, 6]);
     const nodes = [b.sum(x, [0]), b.sum(b.reshape(x, [6, 2]), [0]), b.max(x, [0])];
-    const { kernels } = await check(nodes, new Map(), [x.inputs[0] as Node]);
+    const { kernels } = await check(nodes, new Map(), [x]);
     for (const { cores } of kernels)
       expect(new Set(cores.map((c) => c.inputs[0]?.shape.join())).size).toBeLessThanOrEqual(1);
   });

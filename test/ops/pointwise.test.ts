@@ -133,6 +133,7 @@ describe("values", () => {
     ["add", 2 ** 31 - 1, 1],
     ["sub", -(2 ** 31), 1],
     ["mul", -7, 3],
+    ["mul", 2 ** 31 - 1, 2 ** 31 - 3],
   ] as const)("%s wraps around in 32-bit integers", (name, x, y) => {
     const exact = { mul: BigInt(x) * BigInt(y), add: BigInt(x) + BigInt(y), sub: BigInt(x) - BigInt(y) }[name];
     const of = (dtype: "int32" | "uint32", v: number): Float64Array => Float64Array.of(dtype === "int32" ? v : v >>> 0);

@@ -1,8 +1,11 @@
 /** Rows with structure: gradients and second gradients against central differences, over small odd shapes. */
 import { describe, expect, it } from "vitest";
+import { gradients } from "../../src/autodiff/backward.ts";
 import { build as b, createInput, type Node } from "../../src/ir/graph.ts";
 import { OPS } from "../../src/ops/index.ts";
+import { valueOfGraph } from "../support/evaluate.ts";
 import { type GradientCase, gradientErrors } from "../support/gradient-check.ts";
+import { uniforms } from "../support/random.ts";
 
 /** Central differences with step 1e-6 on values near 1: relative 1e-6. */
 const TOLERANCE = 1e-6;
@@ -193,4 +196,63 @@ describe("gradients and second gradients of structured rows", () => {
       });
     });
   }
+});
+
+describe("edges of structured rows", () => {
+  const values = (node: Node, at: readonly (readonly [Node, readonly number[]])[]): number[] => [
+    ...valueOfGraph(node, new Map(at.map(([n, v]) => [n, Float64Array.from(v)]))),
+  ];
+
+  it.each(["max", "min"] as const)("%s shares its gradient among equal extremes", (name) => {
+    const x = createInput([2, 3], "float64");
+    const g = gradients(b.sum(b[name](x, [1]), [0]), [x]).get(x);
+    const point = name === "max" ? [1, 3, 3, 2, 2, 2] : [1, -3, -3, 2, 2, 2];
+    expect(values(at([g ?? x], 0), [[x, point]])).toEqual([0, 0.5, 0.5, 1 / 3, 1 / 3, 1 / 3]);
+  });
+
+  it.each([
+    [[-Infinity, -Infinity], -Infinity],
+    [[Infinity, 0], Infinity],
+    [[1e4, 1e4], 1e4 + Math.log(2)],
+    [[-1e4, -Infinity], -1e4],
+    [[Number.NaN, 0], Number.NaN],
+  ])("logSumExp of %j is %j", (point, expected) => {
+    const x = createInput([1, 2], "float64");
+    expect(values(b.composite("logSumExp", [x]), [[x, point]])).toEqual([expected]);
+  });
+
+  it.each([
+    [1, 3],
+    [3, 3],
+    [4, 2],
+  ])("causal attention of %i queries to %i keys sees key j from query i if j ≤ i + keys − queries", (queries, keys) => {
+    const [q, k, v] = [
+      createInput([1, queries, 1, 2], "float64"),
+      createInput([1, keys, 1, 2], "float64"),
+      createInput([1, keys, 1, 2], "float64"),
+    ];
+    const [qs, ks, vs] = [uniforms(1, 2 * queries), uniforms(2, 2 * keys), uniforms(3, 2 * keys)];
+    const row = (m: Float64Array, i: number): [number, number] => [m[2 * i] ?? 0, m[2 * i + 1] ?? 0];
+    const expected = Array.from({ length: queries }, (_, i) => {
+      const visible = Array.from({ length: keys }, (_k, j) => j).filter((j) => j <= i + keys - queries);
+      const weights = visible.map((j) =>
+        Math.exp(0.7 * (row(qs, i)[0] * row(ks, j)[0] + row(qs, i)[1] * row(ks, j)[1])),
+      );
+      const total = weights.reduce((s, w) => s + w, 0);
+      return [0, 1].map((e) =>
+        visible.reduce((s, j, n) => s + ((weights[n] ?? 0) / total) * (row(vs, j)[e as 0 | 1] ?? 0), 0),
+      );
+    }).flat();
+    const got = valueOfGraph(
+      b.composite("attention", [q, k, v], ATTENTION),
+      new Map([
+        [q, qs],
+        [k, ks],
+        [v, vs],
+      ]),
+    );
+    got.forEach((value, i) => {
+      expect(value).toBeCloseTo(expected[i] ?? Number.NaN, 12);
+    });
+  });
 });
