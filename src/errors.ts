@@ -25,7 +25,6 @@ export type ErrorCode =
   | "file.unreadable"
   | "file.write"
   | "data.short"
-  | "data.notFinite"
   | "checkpoint.corrupt"
   | "checkpoint.mismatch"
   | "run.stalled"

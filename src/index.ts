@@ -24,10 +24,12 @@ export {
   lossScaleRule,
   nextLossScale,
 } from "./precision/lossScale.ts";
+export { formatPolicy, type Policy, parsePolicy } from "./precision/policy.ts";
 export { type Compiled, compile, debug } from "./tensor/compile.ts";
 export { arange, fromBytes, full, ones, tensor, type TensorOptions, zeros } from "./tensor/create.ts";
 export { Device } from "./tensor/device.ts";
 export { defaultDevice, onNotice, useDevice } from "./tensor/devices.ts";
+export { describeCast, type ExplainedCast, explain } from "./tensor/explain.ts";
 export {
   type AttentionOptions,
   binaryCrossEntropyWithLogits,

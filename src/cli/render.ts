@@ -222,7 +222,7 @@ function remainingMs(first: StepEvent | undefined, latest: StepEvent, steps: num
 
 type Fact = readonly [name: string, value: string];
 
-const NAME_COLUMNS = 11;
+const NAME_COLUMNS = 12;
 
 /** One line per fact. Values may hold text of unknown origin. */
 const table = (facts: readonly Fact[]): string[] =>

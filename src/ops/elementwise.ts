@@ -47,6 +47,11 @@ export const ELEMENTWISE = nameRows({
     // out/y and not x/y²: y² overflows float16 for |y| > 255.9.
     vjp: ({ g, out, ins: [, y] }) => [div(g, y), neg(mul(g, div(out, y)))],
   }),
+  /** x, through which no gradient flows. */
+  detach: pointwise({
+    arity: 1, accepts: "float", result: "same", autocast: "as-is", ulps: 0, domain: wideDomain, cheap: true,
+    value: (x) => x, vjp: "none",
+  }),
   neg: pointwise({
     arity: 1, accepts: "number", result: "same", autocast: "as-is", ulps: 0, domain: wideDomain, cheap: true,
     value: (x) => neg(x),

@@ -68,6 +68,8 @@ export class Tensor {
   and(other: Tensor): Tensor { return this.#binary("logicalAnd", other); }
   or(other: Tensor): Tensor { return this.#binary("logicalOr", other); }
   not(): Tensor { return this.#unary("logicalNot"); }
+  /** The same values as a constant: no gradient flows through. */
+  detach(): Tensor { return this.#unary("detach"); }
   neg(): Tensor { return this.#unary("neg"); }
   abs(): Tensor { return this.#unary("abs"); }
   sign(): Tensor { return this.#unary("sign"); }

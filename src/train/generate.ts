@@ -1,4 +1,5 @@
 /** Sampling text from a byte-level model: one shape, one program, one byte per run. */
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { BinadeError } from "../errors.ts";
 import { philox, uniform } from "../formats/philox.ts";
 import type { HalfDType } from "../formats/table.ts";
@@ -80,6 +81,7 @@ async function write(model: CausalModel, prompt: Uint8Array, options: GenerateOp
     const logits = await logitsAt(...inputs);
     text.push(draw(await logits.data(), temperature, seed, text.length));
     for (const used of [...inputs, logits]) used.dispose();
+    await nextTurn();
   }
   return Uint8Array.from(text);
 }

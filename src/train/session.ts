@@ -1,4 +1,5 @@
 /** One run's optimizer and scaler, and its two compiled programs: the step and the evaluation. */
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { ByteBatch, EvaluationBatches } from "../data/batches.ts";
 import { BinadeError } from "../errors.ts";
 import type { HalfDType } from "../formats/table.ts";
@@ -160,6 +161,7 @@ export class Session {
         const loss = await this.#evaluate(...inputs);
         sum += await loss.item();
         for (const used of [...inputs, loss]) used.dispose();
+        await nextTurn();
       }
       return sum / batches.count;
     } finally {

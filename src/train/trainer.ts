@@ -1,6 +1,7 @@
 /** The training loop: a stream of events, resumable at any step to the same bits. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { ByteBatch, ByteBatches, EvaluationBatches } from "../data/batches.ts";
 import { BinadeError } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
@@ -196,6 +197,8 @@ class Run {
     if (this.#step === steps) yield* this.#complete();
     while (this.#step < steps && signal?.aborted !== true) {
       yield* this.#advance(data.training.batch(this.#step));
+      // A device that computes on this thread leaves the event loop no turn: nobody would hear a Ctrl-C.
+      await nextTurn();
       if (this.#step === steps || this.#step % this.#evaluateEvery === 0) yield* this.#evaluate();
       if (this.#clock.isDue(this.#step)) yield* this.#save();
     }

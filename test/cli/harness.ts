@@ -21,10 +21,7 @@ export const FOX = "the quick brown fox jumps over the lazy dog, and\n".repeat(4
 export function workspace(): string {
   const folder = mkdtempSync(join(tmpdir(), "binade-cli-"));
   folders.push(folder);
-  writeFileSync(
-    join(folder, "fox.txt"),
-    "the quick brown fox jumps over the lazy dog, and\n".repeat(41).slice(0, 2000),
-  );
+  writeFileSync(join(folder, "fox.txt"), FOX);
   return folder;
 }
 

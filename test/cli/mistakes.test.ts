@@ -268,10 +268,10 @@ describe("resuming", () => {
 
   it("with other text is refused", async () => {
     madeRun();
-    write("fox.txt", "another text, though a long one. ".repeat(50));
+    const other = write("other.txt", "another text, though a long one. ".repeat(50));
     await expectMistake([
       "",
-      () => resume(),
+      () => resume("--data", other),
       "checkpoint.mismatch",
       1,
       /trained on text with SHA-256 \w{64}, other\.txt has \w{64}; name the same text with --data/,

@@ -201,16 +201,21 @@ describe("ProgressRenderer on a terminal", () => {
       new Screen(true, 60),
     );
     expect(screen.lines.join("\n")).toMatchInlineSnapshot(`
-      "data       TypeScript 7.0.2 declarations, 2.99 MB
-      model      10.8M parameters: layers 6, heads 6, width 384
-      precision  fp16-mixed on cpu, 2 threads
-      run        4 steps of 8 x 256 tokens, seed 1
+      "data        TypeScript 7.0.2 declarations, 2994349 bytes
+      sha256      00
+      model       10.8M parameters: layers 6, heads 6, width 384
+      precision   fp16-mixed on cpu, 2 threads
+      run         4 steps of 8 x 256 tokens, seed 1
       step 1: held-out loss 1.5000, 2.164 bits per byte
       step 2: checkpoint runs/gpt (43.2 MB)
       warning: beware
       [======] 4/4  loss 2.3457  12.3k tok/s  scale 2^16  0s left
-      finished at step 4 after 1m 01s: loss 1.2500, held-out loss 1.5000, 950 tok/s, 1 skipped
-      sample:
+      finished    step 4 of 4 in 1m 01s, 950 tok/s
+      loss        1.2500
+      held out    1.5000, 2.164 bits per byte
+      skipped     1 step
+      checkpoint  runs/gpt (43.2 MB)
+      sample
       a
       ·b
       "
@@ -298,17 +303,20 @@ describe("ProgressRenderer elsewhere", () => {
       new Screen(false),
     );
     expect(screen.lines.join("\n")).toMatchInlineSnapshot(`
-      "data       TypeScript 7.0.2 declarations, 2.99 MB
-      model      950 parameters
-      precision  fp16-mixed on cpu, 1 thread
-      run        2 steps of 8 x 256 tokens, seed 1, from step 1
+      "data        TypeScript 7.0.2 declarations, 2994349 bytes
+      sha256      00
+      model       950 parameters
+      precision   fp16-mixed on cpu, 1 thread
+      run         2 steps of 8 x 256 tokens, seed 1, from step 1
       step 1: skipped, gradients not finite (blocks.0.w and 1 more); loss scale 2^16 -> 2^15
       step 3: skipped, loss not finite; loss scale 2^16 -> 2^15
       step 1/2  loss NaN  12.3k tok/s  scale 2^16  3 skipped
       step 1: held-out loss 1.5000, 2.164 bits per byte
       step 1: checkpoint a·[2J· (999 B)
       step 2/2  loss 2.3457  12.3k tok/s  scale 2^16  0s left
-      interrupted at step 2 after 0s: 950 tok/s
+      interrupted step 2 of 2 in 0s
+      skipped     0 steps
+      checkpoint  a·[2J· (999 B)
       "
     `);
   });

@@ -25,6 +25,7 @@ export const TRUTH: { readonly [N in keyof typeof ELEMENTWISE]: Scalar } = {
   mul: (x, y) => x * y,
   mulSaved: (x, _, z) => x * z,
   div: (x, y) => x / y,
+  detach: (x) => x,
   neg: (x) => -x,
   abs: (x) => (x < 0 || Object.is(x, -0) ? -x : x),
   sign: (x) => (x > 0 ? 1 : x < 0 ? -1 : x),
