@@ -42,16 +42,22 @@ export function userCounts(nodes: readonly Node[]): ReadonlyMap<Node, number> {
 /**
  * Rebuilds the graph bottom-up: `rule` gets each node with its inputs already rewritten and returns its replacement
  * (itself: unchanged). A replacement has the same shape and dtype. Replacements are rewritten again until they stand.
+ * `known`: replacements that are final; what only they need is not visited.
  */
-export function rewrite(roots: readonly Node[], rule: (node: Node) => Node): readonly Node[] {
+export function rewrite(roots: readonly Node[], rule: (node: Node) => Node, known: (node: Node) => Node | undefined = () => undefined): readonly Node[] {
   const done = new Map<Node, Node>();
   const settle = (node: Node): Node => {
     const next = rule(node);
     return next === node ? node : (pass([next])[0] ?? next);
   };
   const pass = (wanted: readonly Node[]): readonly Node[] => {
-    for (const node of topological(wanted, (n) => done.has(n))) {
+    for (const node of topological(wanted, (n) => done.has(n) || known(n) !== undefined)) {
       if (done.has(node)) continue;
+      const final = known(node);
+      if (final !== undefined) {
+        done.set(node, final);
+        continue;
+      }
       const inputs = node.inputs.map((n) => done.get(n) ?? n);
       const rebuilt = inputs.every((n, i) => n === node.inputs[i]) ? node : createNode(node.op, inputs, node.attributes);
       done.set(node, settle(rebuilt));

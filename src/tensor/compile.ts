@@ -3,10 +3,11 @@ import type { DeviceBuffer } from "../backends/backend.ts";
 import { BinadeError } from "../errors.ts";
 import { createInput, type Node } from "../ir/graph.ts";
 import { showShape } from "../ops/shape.ts";
+import { inRegion } from "../precision/autocast.ts";
 import { type Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
-import { realize, refuseInTrace } from "./realize.ts";
-import { deviceOf, execute, leafFromBytes, leafOverBuffer, type LeafValue, requireValue, substituteRealized } from "./runtime.ts";
+import { launch } from "./realize.ts";
+import { deviceOf, execute, leafOverBuffer, type LeafValue, requireValue, substituteRealized } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace, recording, type Trace } from "./trace.ts";
 import { dropPending, takePending, type Variable } from "./variable.ts";
@@ -22,19 +23,11 @@ export interface Compiled<A extends readonly Tensor[], R> {
 
 const MANY_TRACES = 8;
 
-let turn: Promise<unknown> = Promise.resolve();
-
-/** Calls take turns until their run is queued: runs start in the order of the calls, whatever must be recorded or computed first. */
-function inTurn<T>(work: () => Promise<T>): Promise<T> {
-  const result = turn.then(work);
-  turn = result.catch(() => undefined);
-  return result;
-}
-
 /**
  * Records `fn` on its first call and replays the recording afterwards: one native call per step, no allocation but the
  * results. Variables assigned inside are updated in place, together, at the end. Another shape, dtype or mode records anew.
  * Numbers that the function captures are constants; use `HostNumber` (or the optimizer's learning rate) for those that change.
+ * Calls, assignments, loads and reads take effect in the order in which they are made, awaited or not.
  *
  * @throws BinadeError `trace.read` if a value is read inside the function; `trace.structure` if it returns a promise.
  * @example
@@ -43,8 +36,7 @@ function inTurn<T>(work: () => Promise<T>): Promise<T> {
  */
 export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): Compiled<A, R> {
   const recordings: Recording<R>[] = [];
-  const record = async (args: A): Promise<Recording<R>> => {
-    await realize([]);
+  const record = (args: A): Recording<R> => {
     const recording = new Recording(fn, args);
     recordings.push(recording);
     if (recordings.length === MANY_TRACES + 1) {
@@ -53,9 +45,8 @@ export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): 
     return recording;
   };
   const call = async (...args: A): Promise<R> => {
-    refuseInTrace();
-    const finish = await inTurn(async () => (recordings.find((r) => r.matches(args)) ?? (await record(args))).start(args));
-    return finish();
+    const { leaves, done } = launch(args.map((a) => a.node));
+    return (recordings.find((r) => r.matches(args)) ?? record(args)).run(leaves, done);
   };
   return Object.defineProperties(call, {
     traces: { get: () => recordings.length },
@@ -98,30 +89,23 @@ class Recording<R> {
     return signatureOf(args) === this.#signature && this.#trace.guards.every((g) => g.read() === g.value);
   }
 
-  /** Queues a run; resolves, once it is queued, to what awaits its results. */
-  async start(args: readonly Tensor[]): Promise<() => Promise<R>> {
-    const leaves = await realize(args.map((a) => a.node));
-    const argumentValues = await Promise.all(leaves.map((leaf) => this.#argument(leaf)));
+  /** Runs once `before`, what was queued for the call's sake, is done. All but the waiting happens at once. */
+  async run(leaves: readonly Node[], before: Promise<void>): Promise<R> {
+    const given = leaves.map(requireValue);
+    const overwritten = leaves.map((leaf) => this.#assigned.some((variable) => variable.isStoredAs(leaf)));
+    const captured = this.#leafSources.map((source) => (source.kind === "argument" ? source : atCall(source.value)));
     // A new version begins: graphs built from the old value must not read the new one.
     for (const variable of this.#assigned) variable.commit();
-    const run = this.#device.enqueue(() =>
-      execute(this.#device, this.#prepared, (position) => {
-        const source = this.#leafSources[position];
-        return source?.kind === "argument" ? (argumentValues[source.index] as LeafValue) : (source as { value: LeafValue }).value;
-      }),
-    );
-    return () => this.#finish(run);
+    const buffers = await this.#device.enqueue(async () => {
+      await before;
+      // An argument is copied where it is the memory of a variable that this very run overwrites.
+      const values = await Promise.all(given.map((value, i) => (overwritten[i] === true ? copyOf(value) : value)));
+      return execute(this.#device, this.#prepared, captured.map((v) => (v.kind === "argument" ? (values[v.index] as LeafValue) : v)));
+    });
+    return this.#finish(buffers);
   }
 
-  /** An argument's value; a copy where it is the memory of a variable that this very run overwrites. */
-  async #argument(leaf: Node): Promise<LeafValue> {
-    if (!this.#assigned.some((variable) => variable.isStoredAs(leaf))) return requireValue(leaf);
-    const bytes = await new Tensor(leaf).bytes();
-    return requireValue(leafFromBytes(this.#device, leaf.shape, leaf.dtype, bytes).leaf);
-  }
-
-  async #finish(run: Promise<readonly DeviceBuffer[]>): Promise<R> {
-    const buffers = await run;
+  async #finish(buffers: readonly DeviceBuffer[]): Promise<R> {
     const tensors = this.#outputs.map((node, i) => {
       const buffer = buffers[i];
       if (buffer === undefined) throw new BinadeError("internal", "internal: a program returned too few outputs");
@@ -144,15 +128,27 @@ function sourceOfLeaf(leaf: Node, placeholders: readonly Node[]): LeafSource {
   return index >= 0 ? { kind: "argument", index } : { kind: "captured", value: requireValue(leaf) };
 }
 
+/** The value as it is when the function is called: a number of the host may change before the run starts. */
+const atCall = (value: LeafValue): LeafValue => (value.kind === "host" ? { ...value, bytes: value.latest() } : value);
+
+async function copyOf(value: LeafValue): Promise<LeafValue> {
+  if (value.kind === "host") return value;
+  const bytes = await value.device.backend.read(value.buffer());
+  return { kind: "host", bytes, latest: () => bytes };
+}
+
 const signatureOf = (args: readonly Tensor[]): string => args.map((a) => `${a.dtype}${showShape(a.shape)}`).join();
 
 function record<R>(fn: (...args: never) => R, placeholders: readonly Node[], trace: Trace): { returned: R; assigned: ReadonlyMap<Variable, Node> } {
   try {
-    const returned = recording(trace, () => {
-      const result = (fn as (...args: readonly Tensor[]) => R)(...placeholders.map((n) => new Tensor(n)));
-      for (const finish of trace.atEnd.values()) finish();
-      return result;
-    });
+    // Calls that share the recording may come from any autocast region: it depends on none.
+    const returned = recording(trace, () =>
+      inRegion({ dtype: null }, () => {
+        const result = (fn as (...args: readonly Tensor[]) => R)(...placeholders.map((n) => new Tensor(n)));
+        for (const finish of trace.atEnd.values()) finish();
+        return result;
+      }),
+    );
     if (returned instanceof Promise) {
       throw new BinadeError("trace.structure", "compile: the function returned a promise; it is recorded synchronously, so await outside of it");
     }

@@ -64,7 +64,7 @@ function nestingOf(values: Nested, flat: number[]): Shape {
 
 /** A tensor over stored bytes, copied: 16-bit floats as their bits. */
 export function fromBytes(bytes: Uint8Array, options: TensorOptions & { readonly shape: Shape; readonly dtype: DType }): Tensor {
-  return new Tensor(leafFromBytes(options.device ?? defaultDevice(), options.shape, options.dtype, bytes).leaf);
+  return new Tensor(leafFromBytes(options.device ?? defaultDevice(), options.shape, options.dtype, bytes));
 }
 
 /** Every element `value`; nothing is stored. */

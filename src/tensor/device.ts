@@ -3,10 +3,11 @@ import type { Backend, DeviceBuffer, DeviceKind, Executable, Fault } from "../ba
 import { structureOf } from "../compile/cache.ts";
 import { compileProgram } from "../compile/pipeline.ts";
 import type { Program, Request } from "../compile/program.ts";
-import type { Node } from "../ir/graph.ts";
+import { createInput, type Node } from "../ir/graph.ts";
+import { rewrite } from "../ir/walk.ts";
 
-/** A compiled request: `leafOf` maps a binding's leaf to its position among the request's leaves. */
-interface Prepared {
+/** A compiled request: `leafOf` maps the leaf of a binding to the position of the request's leaf that it stands for. */
+export interface Prepared {
   readonly program: Program;
   readonly executable: Executable;
   readonly leafOf: ReadonlyMap<Node, number>;
@@ -14,6 +15,14 @@ interface Prepared {
 
 /** Programs kept per device; the least recently used goes first. */
 const PROGRAM_LIMIT = 64;
+
+/** The request over other leaves. */
+function substitute({ outputs, assignments }: Request, leaves: ReadonlyMap<Node, Node>): Request {
+  const known = (node: Node): Node | undefined => leaves.get(node);
+  const roots = rewrite([...outputs, ...assignments.values()], (node) => node, known);
+  const values = roots.slice(outputs.length);
+  return { outputs: roots.slice(0, outputs.length), assignments: new Map([...assignments.keys()].map((v, i) => [known(v) ?? v, values[i] as Node])) };
+}
 
 export class Device {
   readonly backend: Backend;
@@ -54,8 +63,10 @@ export class Device {
     const { key, leaves } = structureOf(request);
     let prepared = this.#programs.get(key);
     if (prepared === undefined) {
-      const program = compileProgram(request, this.backend.capabilities);
-      prepared = { program, executable: this.backend.prepare(program), leafOf: new Map(leaves.map((leaf, i) => [leaf, i])) };
+      // Compiled over leaves of its own: a program that is kept must not keep the memory behind the leaves that it first ran on.
+      const own = new Map(leaves.map((leaf) => [leaf, createInput(leaf.shape, leaf.dtype, String(leaf.attributes.name ?? ""))]));
+      const program = compileProgram(substitute(request, own), this.backend.capabilities);
+      prepared = { program, executable: this.backend.prepare(program), leafOf: new Map(leaves.map((leaf, i) => [own.get(leaf) ?? leaf, i])) };
     } else this.#programs.delete(key);
     this.#programs.set(key, prepared);
     this.#evict();

@@ -3,6 +3,7 @@ import { philoxKey } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
 import type { Shape } from "../ops/shape.ts";
 import { arange } from "./create.ts";
+import { launch } from "./realize.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace, type Trace } from "./trace.ts";
 import { Variable } from "./variable.ts";
@@ -38,6 +39,8 @@ export class RandomStream {
     const trace = currentTrace();
     if (trace === null) {
       this.#advance();
+      // The key is copied out while the counter moves on: draws may be read one after another, and never.
+      launch([key]);
       return new Tensor(build.random(key, shape, 0));
     }
     const stream = this.#drawsIn.get(trace) ?? 0;

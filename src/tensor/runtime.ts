@@ -6,12 +6,16 @@ import { byteSize, type DType } from "../formats/index.ts";
 import { createInput, describe, type Node } from "../ir/graph.ts";
 import { rewrite, topological } from "../ir/walk.ts";
 import { extent, sizeOf } from "../ops/shape.ts";
-import type { Device } from "./device.ts";
+import type { Device, Prepared } from "./device.ts";
 
-/** What a leaf stands for: memory on a device, or a number of the host that is read when a run starts. */
+/**
+ * What a leaf stands for: memory on a device, or a number of the host. `buffer` throws while the run that yields it has not
+ * ended (runs of a device are executed in order, so no later run sees that) and, with its error, if that run failed.
+ * `owned`: the memory is the leaf's own, not a variable's. `latest`: what the host's number is by now.
+ */
 export type LeafValue =
-  | { readonly kind: "buffer"; readonly device: Device; readonly buffer: () => DeviceBuffer }
-  | { readonly kind: "host"; readonly bytes: () => Uint8Array };
+  | { readonly kind: "buffer"; readonly device: Device; readonly buffer: () => DeviceBuffer; readonly owned: boolean }
+  | { readonly kind: "host"; readonly bytes: Uint8Array; readonly latest: () => Uint8Array };
 
 const values = new WeakMap<Node, LeafValue>();
 /** Nodes that were computed already, and the leaf that holds the result. */
@@ -24,9 +28,8 @@ export function setLeafValue(leaf: Node, value: LeafValue): void {
 }
 
 /** A fresh leaf over `bytes`, copied to `device`. */
-export function leafFromBytes(device: Device, shape: readonly number[], dtype: DType, bytes: Uint8Array): { leaf: Node; buffer: DeviceBuffer } {
-  const buffer = device.allocate(bytes.byteLength, bytes);
-  return { leaf: leafOverBuffer(device, shape, dtype, buffer), buffer };
+export function leafFromBytes(device: Device, shape: readonly number[], dtype: DType, bytes: Uint8Array): Node {
+  return leafOverBuffer(device, shape, dtype, device.allocate(bytes.byteLength, bytes));
 }
 
 /** Gives memory back when the last holder of a leaf's value is collected. It watches the value: recordings hold values without their leaves. */
@@ -35,35 +38,76 @@ const collected = new FinalizationRegistry<{ readonly device: Device; readonly b
 /** A fresh leaf that owns `buffer`. */
 export function leafOverBuffer(device: Device, shape: readonly number[], dtype: DType, buffer: DeviceBuffer): Node {
   const leaf = createInput(shape, dtype);
-  const value: LeafValue = { kind: "buffer", device, buffer: () => buffer };
+  const value: LeafValue = { kind: "buffer", device, buffer: () => buffer, owned: true };
   values.set(leaf, value);
   collected.register(value, { device, buffer }, value);
   return leaf;
 }
 
-/** Releases what a computed node owns, after every queued run. A variable's memory and uncomputed nodes are left alone. */
-export function releaseNode(node: Node): void {
+/** The outcome of a run, told to a leaf that stands for one of its results. */
+export interface Promised {
+  readonly settle: (buffer: DeviceBuffer) => void;
+  readonly fail: (error: unknown) => void;
+}
+
+/** From now on `node` is read from a leaf whose memory a queued run of `device` will yield. */
+export function promiseLeaf(device: Device, node: Node): Promised {
+  const leaf = createInput(node.shape, node.dtype);
+  let buffer = (): DeviceBuffer => {
+    throw new BinadeError("internal", `internal: ${describe(node)} is read before it is computed`);
+  };
+  const value: LeafValue = { kind: "buffer", device, buffer: () => buffer(), owned: true };
+  values.set(leaf, value);
+  realized.set(node, leaf);
+  if (!readsLeaf(node)) placeless.add(node);
+  return {
+    settle: (held) => {
+      buffer = () => held;
+      collected.register(value, { device, buffer: held }, value);
+    },
+    fail: (error) => {
+      buffer = () => {
+        throw error;
+      };
+      if (realized.get(node) === leaf) forgetRealized(node);
+    },
+  };
+}
+
+/** The node is computed anew when it is next needed. */
+function forgetRealized(node: Node): void {
+  realized.delete(node);
+  placeless.delete(node);
+}
+
+/**
+ * Releases what a computed node owns, after every queued run; whether there was anything to release. A variable's memory and
+ * uncomputed nodes are left alone. An equal expression is the same node: where it is needed again, it is computed anew.
+ */
+export function releaseNode(node: Node): boolean {
   const leaf = realizedLeaf(node);
   const value = values.get(leaf);
-  if (value?.kind !== "buffer" || !collected.unregister(value)) return;
+  if (value?.kind !== "buffer" || !value.owned) return false;
   values.delete(leaf);
-  void value.device.enqueue(async () => value.device.release(value.buffer()));
+  forgetRealized(node);
+  void value.device.enqueue(async () => {
+    if (collected.unregister(value)) value.device.release(value.buffer());
+  });
+  return true;
 }
 
 /** Replaces what was computed before by the leaves that hold it. */
 export function substituteRealized(request: Request): Request {
   const targets = [...request.assignments];
-  const roots = rewrite([...request.outputs, ...targets.map(([, v]) => v)], (node) => (placeless.has(node) ? node : realizedLeaf(node)));
+  const roots = rewrite([...request.outputs, ...targets.map(([, v]) => v)], (node) => node, heldLeaf);
   return {
     outputs: roots.slice(0, request.outputs.length),
     assignments: new Map(targets.map(([leaf], i) => [leaf, roots[request.outputs.length + i] as Node])),
   };
 }
 
-export function markRealized(node: Node, leaf: Node): void {
-  realized.set(node, leaf);
-  if (!readsLeaf(node)) placeless.add(node);
-}
+/** The leaf that takes a computed node's place in graphs on its device. */
+const heldLeaf = (node: Node): Node | undefined => (placeless.has(node) ? undefined : realized.get(node));
 
 function readsLeaf(node: Node): boolean {
   const seen = new Set<Node>();
@@ -78,13 +122,12 @@ function readsLeaf(node: Node): boolean {
 }
 
 export const realizedLeaf = (node: Node): Node => realized.get(node) ?? node;
-export const leafValue = (leaf: Node): LeafValue | undefined => values.get(leaf);
 
 /** The device on which a graph's leaves live; `fallback` if it has none. Two devices in one graph are a mistake. */
 export function deviceOf(roots: readonly Node[], fallback: () => Device): Device {
   const devices = new Set<Device>();
-  for (const node of topological(roots)) {
-    const value = values.get(node);
+  for (const node of topological(roots, (n) => heldLeaf(n) !== undefined)) {
+    const value = values.get(heldLeaf(node) ?? node);
     if (value?.kind === "buffer") devices.add(value.device);
   }
   const [first, second] = devices;
@@ -94,15 +137,19 @@ export function deviceOf(roots: readonly Node[], fallback: () => Device): Device
   return first ?? fallback();
 }
 
-/** The buffers of a run: leaves in, fresh buffers out. Host numbers are read now. `temporary` are released after the run. */
+/** The buffers of a run: leaves in, fresh buffers out. `temporary` are released after the run. */
 function bind(device: Device, program: Program, leafAt: (leaf: Node) => LeafValue): { bindings: DeviceBuffer[]; outputs: DeviceBuffer[]; temporary: DeviceBuffer[] } {
+  // Leaves first: one whose run failed throws, and nothing is allocated yet.
+  const held = program.bindings.map(({ role, node }) => {
+    const value = role === "output" ? null : leafAt(node);
+    return value?.kind === "buffer" ? value.buffer() : (value?.bytes ?? null);
+  });
   const temporary: DeviceBuffer[] = [];
-  const bindings = program.bindings.map(({ role, node, buffer }) => {
-    if (role === "output") return device.allocate(buffer.elements * byteSize(buffer.dtype));
-    const value = leafAt(node);
-    if (value.kind === "buffer") return value.buffer();
-    const bytes = value.bytes();
-    const host = device.allocate(bytes.byteLength, bytes);
+  const bindings = program.bindings.map(({ buffer }, i) => {
+    const given = held[i];
+    if (given === undefined || given === null) return device.allocate(buffer.elements * byteSize(buffer.dtype));
+    if (!(given instanceof Uint8Array)) return given;
+    const host = device.allocate(given.byteLength, given);
     temporary.push(host);
     return host;
   });
@@ -111,9 +158,9 @@ function bind(device: Device, program: Program, leafAt: (leaf: Node) => LeafValu
 }
 
 /** Runs a prepared program; resolves to the buffers of its outputs. */
-export async function execute(device: Device, prepared: ReturnType<Device["prepare"]>, leafAt: (position: number) => LeafValue): Promise<DeviceBuffer[]> {
+export async function execute(device: Device, prepared: Prepared, leaves: readonly LeafValue[]): Promise<DeviceBuffer[]> {
   const { program, executable, leafOf } = prepared;
-  const { bindings, outputs, temporary } = bind(device, program, (leaf) => leafAt(leafOf.get(leaf) ?? -1));
+  const { bindings, outputs, temporary } = bind(device, program, (leaf) => requireLeaf(leaves[leafOf.get(leaf) ?? -1], leaf));
   try {
     const fault = await device.run(executable, bindings);
     if (fault !== null) throw faultError(program, fault);
@@ -127,12 +174,11 @@ export async function execute(device: Device, prepared: ReturnType<Device["prepa
 }
 
 /** The value of a leaf; a leaf of an overwritten variable has none. */
-export function requireValue(leaf: Node | undefined): LeafValue {
-  const value = leaf === undefined ? undefined : values.get(leaf);
-  if (value === undefined) {
-    throw new BinadeError("tensor.disposed", `${leaf === undefined ? "a leaf" : describe(leaf)}: its value is gone (disposed, or a variable assigned since); compute what needs it before that`);
-  }
-  return value;
+export const requireValue = (leaf: Node): LeafValue => requireLeaf(values.get(leaf), leaf);
+
+function requireLeaf(value: LeafValue | undefined, leaf: Node): LeafValue {
+  if (value !== undefined) return value;
+  throw new BinadeError("tensor.disposed", `${describe(leaf)}: its value is gone (disposed, or a variable assigned since); compute what needs it before that`);
 }
 
 export function forgetLeaf(leaf: Node): void {

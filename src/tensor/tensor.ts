@@ -4,7 +4,7 @@ import { byteSize, decodeArray, type DType, type Float16View, isFloat, type Stor
 import { build, type Node } from "../ir/graph.ts";
 import { normalizeAxis, type Shape, showShape, sizeOf } from "../ops/shape.ts";
 import { axesOf, composite, matmul, pointwise, type PointwiseName, reduce, type ReduceName } from "./apply.ts";
-import { realize } from "./realize.ts";
+import { launch } from "./realize.ts";
 import { releaseNode, requireValue } from "./runtime.ts";
 
 /** A tensor or a number that takes part in arithmetic. */
@@ -27,6 +27,7 @@ export interface ReduceOptions {
 export class Tensor {
   /** The graph node; for use by other parts of the library. */
   readonly node: Node;
+  #disposed = false;
 
   constructor(node: Node) {
     this.node = node;
@@ -172,10 +173,11 @@ export class Tensor {
 
   /** Computes the tensor; resolves to a copy of its bytes, row-major, little endian. */
   async bytes(): Promise<Uint8Array> {
-    const [leaf] = await realize([this.node]);
+    if (this.#disposed) throw new BinadeError("tensor.disposed", `${this}: its value is gone, it was disposed; read it before that`);
+    const { leaves: [leaf = this.node], done } = launch([this.node]);
     const value = requireValue(leaf);
-    if (value.kind === "host") return value.bytes();
-    const bytes = await value.device.enqueue(() => value.device.backend.read(value.buffer()));
+    if (value.kind === "host") return value.bytes.slice();
+    const [bytes] = await Promise.all([value.device.enqueue(() => value.device.backend.read(value.buffer())), done]);
     return bytes.slice(0, this.size * byteSize(this.dtype));
   }
 
@@ -195,7 +197,7 @@ export class Tensor {
 
   /** Frees the memory of a computed tensor once queued runs are done; otherwise the collector does in the end. Never a variable's. */
   dispose(): void {
-    releaseNode(this.node);
+    if (releaseNode(this.node)) this.#disposed = true;
   }
 
   [Symbol.dispose](): void {

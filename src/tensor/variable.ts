@@ -6,14 +6,14 @@ import { createInput, type Node } from "../ir/graph.ts";
 import { sameShape, type Shape, showShape, sizeOf } from "../ops/shape.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
-import { realize } from "./realize.ts";
+import { launch } from "./realize.ts";
 import { forgetLeaf, setLeafValue } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Assignments that were made and not yet run, in order. */
 const pending = new Map<Variable, Node>();
 
-/** Takes the pending assignments; from now on their variables read as the new values. */
+/** Takes the pending assignments. Whoever takes them runs them and commits, or restores. */
 export function takePending(): ReadonlyMap<Variable, Node> {
   const taken = new Map(pending);
   pending.clear();
@@ -62,7 +62,7 @@ export class Variable {
 
   #freshLeaf(): Node {
     const leaf = createInput(this.shape, this.dtype, this.name);
-    setLeafValue(leaf, { kind: "buffer", device: this.device, buffer: () => this.#buffer });
+    setLeafValue(leaf, { kind: "buffer", device: this.device, buffer: () => this.#buffer, owned: false });
     return leaf;
   }
 
@@ -115,8 +115,9 @@ export class Variable {
 
   /** Stored bytes, after every assignment and every queued run. */
   async bytes(): Promise<Uint8Array> {
-    await realize([]);
-    return this.device.enqueue(() => this.device.backend.read(this.#buffer));
+    const { done } = launch([]);
+    const [bytes] = await Promise.all([this.device.enqueue(() => this.device.backend.read(this.#buffer)), done]);
+    return bytes;
   }
 
   /** Overwrites the stored bytes after every queued run, in place of an assignment that is still pending. */
@@ -124,10 +125,14 @@ export class Variable {
     if (bytes.byteLength !== this.#buffer.byteLength) {
       throw new BinadeError("checkpoint.mismatch", `variable ${this.name}: ${this.dtype} ${showShape(this.shape)} needs ${this.#buffer.byteLength} bytes, got ${bytes.byteLength}; load a checkpoint of the same model`);
     }
-    // A new version begins: what was computed from the old value must not pass for a value computed from the new one.
     pending.delete(this);
+    this.restore();
+    // Assignments of other variables may read the old value; then a new version begins, and nothing computed from the old
+    // value passes for a value computed from the new one.
+    const { done } = launch([]);
     this.commit();
-    await this.device.enqueue(async () => this.device.backend.write(this.#buffer, bytes));
+    const copy = bytes.slice();
+    await Promise.all([this.device.enqueue(async () => this.device.backend.write(this.#buffer, copy)), done]);
   }
 }
 
@@ -156,7 +161,8 @@ export class HostNumber {
 
   #freshLeaf(): Node {
     const leaf = createInput([], "float32", this.#name);
-    setLeafValue(leaf, { kind: "host", bytes: () => new Uint8Array(new Float32Array([this.#value]).buffer) });
+    const latest = (): Uint8Array => new Uint8Array(new Float32Array([this.#value]).buffer);
+    setLeafValue(leaf, { kind: "host", bytes: latest(), latest });
     return leaf;
   }
 

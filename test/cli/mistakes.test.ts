@@ -190,6 +190,8 @@ function madeRun(): Buffer {
   return finished;
 }
 
+const isUnchanged = (bytes: Buffer): boolean => readFileSync(at(`run/${CHECKPOINT_FILE}`)).equals(bytes);
+
 const resume = (...args: string[]): string[] => train("--resume", "--out", at("run"), ...args);
 const overwrite = (bytes: Uint8Array): void => writeFileSync(at(`run/${CHECKPOINT_FILE}`), bytes);
 
@@ -218,7 +220,7 @@ describe("resuming", () => {
   ] as const)("with another %s is refused", async (flag, value, sentence) => {
     const before = madeRun();
     await expectMistake(["", () => resume(flag, value), "option.invalid", 2, sentence]);
-    expect(readFileSync(at(`run/${CHECKPOINT_FILE}`))).toEqual(before);
+    expect(isUnchanged(before)).toBe(true);
   });
 
   it("with the same settings said again is accepted", async () => {
@@ -263,7 +265,7 @@ describe("resuming", () => {
     const damaged = damage(madeRun());
     overwrite(damaged);
     await expectMistake(["", () => resume(), code, 1, sentence]);
-    expect(readFileSync(at(`run/${CHECKPOINT_FILE}`))).toEqual(damaged);
+    expect(isUnchanged(damaged)).toBe(true);
   });
 
   it("with other text is refused", async () => {
@@ -299,7 +301,7 @@ describe("the output folder", () => {
       2,
       /--out: .*run holds a checkpoint already; add --resume to continue that run, or name another/,
     ]);
-    expect(readFileSync(at(`run/${CHECKPOINT_FILE}`))).toEqual(before);
+    expect(isUnchanged(before)).toBe(true);
   });
 
   it.each([
