@@ -27,7 +27,13 @@ export interface GptResult {
   readonly text: string;
 }
 
-export async function run({ steps = 300, length = 45 }: { readonly steps?: number; readonly length?: number } = {}): Promise<GptResult> {
+export async function run({
+  steps = 300,
+  length = 45,
+}: {
+  readonly steps?: number;
+  readonly length?: number;
+} = {}): Promise<GptResult> {
   const batches = new ByteBatches(new TextEncoder().encode(SENTENCE.repeat(20)), { batch: BATCH, context: CONTEXT });
   const model = new nn.GPT({ vocabulary: 128, context: CONTEXT, layers: 2, heads: 2, width: 32 });
   const optimizer = new optim.AdamW(model, { lr: 5e-3, weightDecay: 0.1 });
@@ -49,7 +55,11 @@ export async function run({ steps = 300, length = 45 }: { readonly steps?: numbe
     last = await loss.item();
     if (!(await readOutcome(outcome)).applied) skippedSteps++;
   }
-  const bytes = await generate(model, new TextEncoder().encode("a small"), { length, temperature: 0, dtype: "float16" });
+  const bytes = await generate(model, new TextEncoder().encode("a small"), {
+    length,
+    temperature: 0,
+    dtype: "float16",
+  });
   return { loss: last, skippedSteps, text: new TextDecoder().decode(bytes) };
 }
 

@@ -24,7 +24,13 @@ async function train(precision: "bfloat16" | false, steps: number): Promise<numb
   const batch = 48;
   const batches = new TensorBatches({ inputs, labels, batch, seed: 1 });
   nn.manualSeed(1);
-  const model = new nn.Sequential(new nn.Linear(2, 32), new nn.Tanh(), new nn.Linear(32, 32), new nn.Tanh(), new nn.Linear(32, ARMS));
+  const model = new nn.Sequential(
+    new nn.Linear(2, 32),
+    new nn.Tanh(),
+    new nn.Linear(32, 32),
+    new nn.Tanh(),
+    new nn.Linear(32, ARMS),
+  );
   const optimizer = new optim.Adam(model, { lr: 0.01 });
 
   const step = compile((x: Tensor, y: Tensor) => {

@@ -27,7 +27,10 @@ export async function run({ steps = 8 }: { readonly steps?: number } = {}): Prom
   const optimizer = new optim.SGD(model, { lr: 0.1 });
   // The gradient of a logit is up to 1/8 here; times 2²⁴ it is far above 65504, the largest number of float16.
   const scaler = new GradScaler({ initialScale: 2 ** 24 });
-  const x = tensor(Float32Array.from({ length: 32 }, (_, i) => Math.sin(i)), { shape: [8, 4] });
+  const x = tensor(
+    Float32Array.from({ length: 32 }, (_, i) => Math.sin(i)),
+    { shape: [8, 4] },
+  );
   const y = tensor(Int32Array.from({ length: 8 }, (_, i) => i % 3));
 
   const step = compile((inputs: Tensor, labels: Tensor) => {

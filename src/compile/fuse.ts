@@ -1,7 +1,7 @@
 /** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
 import type { Node } from "../ir/graph.ts";
 import { reshapeView, sameShape, type Shape, sizeOf } from "../ops/shape.ts";
-import { inlined, isCopy, type Reader, readersOf, type Source, sourceOf } from "./inline.ts";
+import { inlined, isCopy, isRandom, type Reader, readersOf, reordersOperand, type Source, sourceOf } from "./inline.ts";
 import { type KernelKind, type Request } from "./program.ts";
 
 /** Nodes that one kernel computes. `domain` is what its pointwise part runs over: for a core with an epilogue, the core's result. */
@@ -159,7 +159,13 @@ class Fusion {
     if (producer.kind !== "pointwise" || !HAS_PROLOGUE.has(consumer.kind)) return false;
     for (const node of consumer.epilogue) for (const { base } of this.#operands(node)) if (producer.epilogue.has(base)) return false;
     const [core] = consumer.cores;
-    return core !== undefined && this.#fits(operandDomain(core), producer.epilogue);
+    if (core === undefined || (reordersOperand(core) && [...producer.epilogue].some((node) => this.#drawsRandom(node)))) return false;
+    return this.#fits(operandDomain(core), producer.epilogue);
+  }
+
+  /** The node is random numbers or computes them anew: its elements depend on their positions in the kernel. */
+  #drawsRandom(node: Node): boolean {
+    return isRandom(node) || node.inputs.some((input) => this.#inline.has(input) && this.#drawsRandom(input));
   }
 
   /** Every operand of `nodes` can be walked in `domain`'s order. */

@@ -81,6 +81,7 @@ function chainLength(node: Node, known: ReadonlyMap<Node, number>, readers: Read
   if (!fuse || (!generated && !cheap)) return null;
   const converts = op.kind === "pointwise" && op.converts === true;
   if (!uses.every((use) => use.direct && (absorbsAny(use.node) || (converts && use.node.op.kind === "contraction")))) return null;
+  if (uses.some((use) => reordersOperand(use.node)) && drawsRandom(node, known)) return null;
   if (generated) return 1;
   const widens = converts && node.inputs.every((n) => byteSize(n.dtype) < byteSize(node.dtype));
   if (uses.length < 2 && !widens && !uses.some((use) => use.node.op.kind === "contraction")) return null;
@@ -89,6 +90,21 @@ function chainLength(node: Node, known: ReadonlyMap<Node, number>, readers: Read
   const readsStored = uses.some((use) => use.node.op.kind === "contraction") ? operands.every((n) => !known.has(n)) : true;
   return length <= CHEAP_CHAIN && readsStored && operandBytes(operands, known) <= bytesOf(node) ? length : null;
 }
+
+/**
+ * The kernel walks its operand in another order than row-major: a reduction over other axes than the last ones. Random
+ * numbers are drawn by position in the kernel, so they cannot be drawn there.
+ */
+export function reordersOperand({ op, attributes, inputs }: Node): boolean {
+  const { axes } = attributes;
+  const rank = inputs[0]?.shape.length ?? 0;
+  return op.kind === "reduce" && Array.isArray(axes) && axes.some((axis, i) => axis !== rank - axes.length + i);
+}
+
+export const isRandom = (node: Node): boolean => node.op.kind === "source" && node.op.source === "random";
+
+const drawsRandom = (node: Node, known: ReadonlyMap<Node, number>): boolean =>
+  isRandom(node) || node.inputs.some((input) => known.has(input) && drawsRandom(input, known));
 
 /** Kernels that evaluate expressions on what they load; the others read stored elements. */
 const absorbsAny = (node: Node): boolean => {

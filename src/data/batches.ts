@@ -106,6 +106,9 @@ export type EvaluationBatchesOptions = {
  * batch of separate windows, they overlap.
  *
  * @throws BinadeError `value.range` for a bad option; `data.short` where `bytes` holds less than context + 1 bytes.
+ * @example
+ * const evaluation = new EvaluationBatches(heldOut, { batch: 8, context: 256 });
+ * for (let i = 0; i < evaluation.count; i++) evaluation.batch(i); // the same at every evaluation
  */
 export class EvaluationBatches implements IndexedSource<ByteBatch> {
   /** Number of batches. */

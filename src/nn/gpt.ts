@@ -27,7 +27,13 @@ export interface AttentionModuleOptions {
 const given = <T extends object>(options: { [K in keyof T]: T[K] | undefined }): T =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 
-/** Causal self-attention with one product for queries, keys and values: (batch, time, width) → the same. */
+/**
+ * Causal self-attention with one product for queries, keys and values: (batch, time, width) → the same.
+ *
+ * @throws BinadeError `value.range`, `option.invalid` or `option.unknown` for bad options.
+ * @example
+ * new nn.CausalSelfAttention({ width: 128, heads: 4 }).forward(x); // x [8, 64, 128]
+ */
 export class CausalSelfAttention extends Module {
   readonly heads: number;
   readonly qkv: Linear;

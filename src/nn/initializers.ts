@@ -46,7 +46,13 @@ export type Seed = number | SeedSequence;
 
 let processSeeds = new SeedSequence(0);
 
-/** Restarts the sequence from which layers without a `seed` option are initialised; it begins with seed 0. */
+/**
+ * Restarts the sequence from which layers without a `seed` option are initialised; it begins with seed 0.
+ *
+ * @throws BinadeError `value.range` unless `seed` is an integer from 0 to 2^53 − 1.
+ * @example
+ * nn.manualSeed(1); // the layers made from here on are the same in every process
+ */
 export function manualSeed(seed: number): void {
   processSeeds = new SeedSequence(seed);
 }
@@ -67,7 +73,13 @@ const filled =
 export const zeros: Initializer = filled(0);
 export const ones: Initializer = filled(1);
 
-/** Uniform in [low, high). Default [−1, 1). */
+/**
+ * Uniform in [low, high). Default [−1, 1).
+ *
+ * @throws BinadeError `value.range` unless both are finite and low ≤ high.
+ * @example
+ * new nn.Linear(4, 8, { initialWeight: nn.uniform({ low: -0.1, high: 0.1 }) });
+ */
 export function uniform({ low = -1, high = 1 }: { readonly low?: number; readonly high?: number } = {}): Initializer {
   if (!(Number.isFinite(low) && Number.isFinite(high) && low <= high)) {
     throw new BinadeError("value.range", `uniform: expected finite low ≤ high, got ${low} and ${high}`);
@@ -76,7 +88,13 @@ export function uniform({ low = -1, high = 1 }: { readonly low?: number; readonl
     Float32Array.from({ length: sizeOf(shape) }, () => low + (high - low) * uniformOf(random()));
 }
 
-/** Normal with the given mean (default 0) and standard deviation (default 1). */
+/**
+ * Normal with the given mean (default 0) and standard deviation (default 1).
+ *
+ * @throws BinadeError `value.range` for a number that is not finite, or a negative deviation.
+ * @example
+ * new nn.Embedding(256, 64, { initialWeight: nn.normal({ deviation: 0.02 }) });
+ */
 export function normal({
   mean = 0,
   deviation = 1,

@@ -35,7 +35,10 @@ export interface LinearOptions {
 }
 
 /**
- * x wᵀ + bias: (…, in) → (…, out). The weight is (out, in).
+ * x wᵀ + bias: (…, in) → (…, out), in the compute dtype under autocast. The weight is (out, in), the bias (out); both are
+ * float32, and the bias is added before the result is rounded.
+ *
+ * @throws BinadeError `value.range` or `option.unknown` for bad options.
  *
  * @example
  * const layer = new nn.Linear(784, 10);
@@ -69,7 +72,13 @@ export interface EmbeddingOptions {
   readonly initialWeight?: Initializer;
 }
 
-/** Rows of a table by integer: (…) → (…, width). An index outside 0…count − 1 fails the step and changes nothing. */
+/**
+ * Rows of a table by integer: (…) of int32, uint32 or uint8 → (…, width), float32. The weight is (count, width). An index
+ * outside 0…count − 1 fails the step with `index.outOfRange` and changes nothing.
+ *
+ * @example
+ * new nn.Embedding(256, 64).forward(tokens); // tokens [8, 32] → [8, 32, 64]
+ */
 export class Embedding extends Module {
   readonly weight: Variable;
 
@@ -101,7 +110,13 @@ const constantParameter = (name: string, width: number, init: Initializer): Vari
     init([width], () => 0),
   );
 
-/** (x − mean) / √(variance + eps) · weight + bias over the last axis. Source: arXiv:1607.06450. */
+/**
+ * (x − mean) / √(variance + eps) · weight + bias over the last axis: (…, width) → the same shape, computed in float32 under
+ * autocast. Weight and bias are (width), ones and zeros at first. Source: arXiv:1607.06450.
+ *
+ * @example
+ * new nn.LayerNorm(128).forward(x); // x [8, 32, 128]
+ */
 export class LayerNorm extends Module {
   readonly weight: Variable;
   readonly bias: Variable;
@@ -121,7 +136,13 @@ export class LayerNorm extends Module {
   }
 }
 
-/** x / √(mean(x²) + eps) · weight over the last axis. Source: arXiv:1910.07467. */
+/**
+ * x / √(mean(x²) + eps) · weight over the last axis: (…, width) → the same shape. The weight is (width), ones at first.
+ * Source: arXiv:1910.07467.
+ *
+ * @example
+ * new nn.RMSNorm(128).forward(x); // x [8, 32, 128]
+ */
 export class RMSNorm extends Module {
   readonly weight: Variable;
   readonly eps: number;

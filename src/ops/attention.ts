@@ -24,6 +24,7 @@ function check({ q, k, v }: Operands): void {
   if (!alike || k.shape[1] !== v.shape[1]) {
     throw new BinadeError("shape.mismatch", `${shapes}: batch, heads and width must agree, and k and v must be equally long`);
   }
+  if (k.shape[1] === 0) throw new BinadeError("shape.invalid", `${shapes}: there are no keys to attend to; give at least one`);
 }
 
 const toHeads = (b: Builder, x: Node): Node => b.permute(x, [0, 2, 1, 3]); // (B, T, H, D) → (B, H, T, D), and back

@@ -16,6 +16,17 @@ const at = (inputs: readonly Node[], i: number): Node => {
 };
 
 const sameAsFirst: Infer = (inputs) => ({ shape: at(inputs, 0).shape, dtype: at(inputs, 0).dtype });
+
+/** Rows without elements have no maximum. */
+const requireRows = (x: Node): void => {
+  if (x.shape.length > 0 && x.shape[lastAxis(x)] !== 0) return;
+  throw new BinadeError("shape.invalid", `shape ${showShape(x.shape)} has no elements along a last axis; give rows of at least one element`);
+};
+/** Shape and dtype of the first operand, whose rows are not empty. */
+const rowsOfFirst: Infer = (inputs, attributes) => {
+  requireRows(at(inputs, 0));
+  return sameAsFirst(inputs, attributes);
+};
 const lastAxis = (x: Node): number => x.shape.length - 1;
 const overLast = (b: Builder, x: Node, like: Shape): Node => b.restoreAxes(x, like, [like.length - 1]);
 
@@ -26,7 +37,7 @@ function rowShift(b: Builder, x: Node): Node {
 }
 
 const softmax: CompositeRow = {
-  kind: "composite", autocast: "wide", ulps: 8, infer: sameAsFirst, reference: SOFTMAX,
+  kind: "composite", autocast: "wide", ulps: 8, infer: rowsOfFirst, reference: SOFTMAX,
   native: { family: "row", core: "softmax", result: 0 },
   decompose: (b, inputs) => {
     const x = b.widen(at(inputs, 0));
@@ -47,7 +58,7 @@ const softmaxBackward: CompositeRow = {
 };
 
 const logSoftmax: CompositeRow = {
-  kind: "composite", autocast: "wide", ulps: 8, infer: sameAsFirst, reference: SOFTMAX,
+  kind: "composite", autocast: "wide", ulps: 8, infer: rowsOfFirst, reference: SOFTMAX,
   native: { family: "row", core: "logSoftmax", result: 0 },
   decompose: (b, inputs) => {
     const x = b.widen(at(inputs, 0));
@@ -71,7 +82,10 @@ const logSoftmaxBackward: CompositeRow = {
 /** log Σ exp along rows, without the last axis. */
 const logSumExp: CompositeRow = {
   kind: "composite", autocast: "wide", ulps: 8, reference: SOFTMAX,
-  infer: (inputs) => ({ shape: at(inputs, 0).shape.slice(0, -1), dtype: at(inputs, 0).dtype }),
+  infer: (inputs, attributes) => {
+    const { shape, dtype } = rowsOfFirst(inputs, attributes);
+    return { shape: shape.slice(0, -1), dtype };
+  },
   native: { family: "row", core: "logSumExp", result: 0 },
   decompose: (b, inputs) => {
     const x = b.widen(at(inputs, 0));
@@ -81,7 +95,9 @@ const logSumExp: CompositeRow = {
   },
   vjp: ({ b, g, out, ins }) => {
     const x = at(ins, 0);
-    return [() => b.mul(overLast(b, g, x.shape), b.exp(b.sub(x, overLast(b, out, x.shape))))];
+    // A row of −∞ has the sum −∞ and the gradient 0: x − out would be −∞ + ∞. An attention row that sees no key is one.
+    const shift = b.where(b.isFinite(out), out, 0);
+    return [() => b.mul(overLast(b, g, x.shape), b.exp(b.sub(x, overLast(b, shift, x.shape))))];
   },
 };
 
@@ -165,6 +181,7 @@ const crossEntropyRows: CompositeRow = {
   kind: "composite", autocast: "wide", uncast: [1], ulps: 16,
   infer: ([logits, labels]) => {
     if (logits === undefined || labels === undefined) throw new BinadeError("internal", "internal: crossEntropy needs two operands");
+    requireRows(logits);
     requireLabels(logits, labels);
     return { shape: labels.shape, dtype: logits.dtype };
   },

@@ -17,6 +17,8 @@ function requireTrue(subject: string, grads: Grads<"true">): void {
  * √(Σ g²) over all elements of all gradients, in float32: a scalar. Infinite where the sum of squares exceeds float32.
  *
  * @throws BinadeError `scaler.order` for scaled gradients; `gradient.missing` for none.
+ * @example
+ * const norm = globalNorm(scaler.unscale(scaled));
  */
 export function globalNorm(grads: Grads<"true">): Tensor {
   requireTrue("globalNorm", grads);

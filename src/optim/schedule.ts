@@ -6,9 +6,11 @@ import { where } from "../tensor/functions.ts";
 import type { Schedule } from "./optimizer.ts";
 
 /**
- * The same rate in every step.
+ * The same rate in every step. A plain number as `lr` does the same and can be changed between steps.
  *
  * @throws BinadeError `value.range` unless `rate` is finite and ≥ 0.
+ * @example
+ * new optim.SGD(model, { lr: optim.constant(0.1) });
  */
 export function constant(rate: number): Schedule {
   requireNumber("constant: rate", rate, isNonNegative, "a finite number ≥ 0");

@@ -45,6 +45,8 @@ const DEFAULT_CEILING = 2 ** 24;
  *
  * @throws BinadeError `option.unknown` for another key; `option.invalid` for another profile, or a floor, first scale and
  * ceiling out of order; `value.range` for a number out of its range.
+ * @example
+ * lossScaleRule({ growthInterval: 500 }).ceiling; // 2 ** 24
  */
 export function lossScaleRule(options: LossScaleOptions = {}): LossScaleRule {
   requireKnownKeys("loss scale", options, KEYS);
@@ -91,6 +93,7 @@ function checkRule({
   }
 }
 
+/** The state before the first step: the first scale, and no clean steps. */
 export const initialLossScale = ({ initialScale }: LossScaleRule): LossScaleState => ({
   scale: initialScale,
   growthTracker: 0,

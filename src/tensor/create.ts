@@ -62,16 +62,29 @@ function nestingOf(values: Nested, flat: number[]): Shape {
   return [rows.length, ...first];
 }
 
-/** A tensor over stored bytes, copied: 16-bit floats as their bits. */
+/**
+ * A tensor over stored bytes, copied: row-major, little endian, 16-bit floats as their bits. The bytes must be as many as the
+ * shape's elements take.
+ *
+ * @example
+ * fromBytes(new Uint8Array([0x80, 0x3f]), { shape: [1], dtype: "bfloat16" }); // [1]
+ */
 export function fromBytes(bytes: Uint8Array, options: TensorOptions & { readonly shape: Shape; readonly dtype: DType }): Tensor {
   return new Tensor(leafFromBytes(options.device ?? defaultDevice(), options.shape, options.dtype, bytes));
 }
 
-/** Every element `value`; nothing is stored. */
+/**
+ * Every element `value`, rounded to `dtype` (default float32); nothing is stored.
+ *
+ * @example
+ * full([2, 3], 0.5, "bfloat16");
+ */
 export function full(shape: Shape, value: number, dtype: DType = "float32"): Tensor {
   return new Tensor(build.node(OPS.full, [], { value, shape, dtype }));
 }
+/** Zeros, float32 by default. */
 export const zeros = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 0, dtype);
+/** Ones, float32 by default. */
 export const ones = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 1, dtype);
 /** 0, 1, …, length−1 in int32. */
 export const arange = (length: number): Tensor => new Tensor(build.iota(length));

@@ -9,13 +9,27 @@ import { type Operand, Tensor } from "./tensor.ts";
 
 const raw = (x: Operand): Node | number => (typeof x === "number" ? x : x.node);
 
-/** `a` where `condition` (bool) is true, else `b`. */
+/**
+ * `a` where `condition` is true, else `b`. Shapes broadcast; two dtypes of floats meet in the wider one.
+ *
+ * @param condition bool
+ * @throws BinadeError `shape.mismatch`; `dtype.mismatch` for a condition that is not bool, or float16 with bfloat16.
+ * @example
+ * where(x.greater(0), x, 0); // relu, written out
+ */
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   if (typeof a === "number" && typeof b === "number") return new Tensor(build.where(condition.node, a, b));
   return new Tensor(pointwise("where", [condition.node, raw(a), raw(b)]));
 }
 
-/** Tensors one after another along `axis` (default 0). */
+/**
+ * Tensors one after another along `axis` (default 0, negative from the end); all other extents are equal. Floats of
+ * different width meet in the widest.
+ *
+ * @throws BinadeError `shape.invalid` for no tensors or an axis outside the shape; `shape.mismatch`; `dtype.mismatch`.
+ * @example
+ * concatenate([zeros([2, 3]), ones([1, 3])]); // [3, 3]
+ */
 export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
   const [first] = tensors;
   if (first === undefined) throw new BinadeError("shape.invalid", "concatenate: expected at least one tensor, got none");
@@ -28,6 +42,9 @@ export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
  *
  * @param x (…, in) @param weight (out, in) @param bias (out), kept in its own dtype
  * @returns (…, out) in x's dtype, or in the compute dtype under autocast.
+ * @throws BinadeError `shape.mismatch` if they do not fit; `dtype.mismatch` if x and weight differ outside of autocast.
+ * @example
+ * linear(zeros([32, 784]), zeros([10, 784]), zeros([10])); // [32, 10]
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   const [input, matrix] = castOperands({ ...OPS.matmul, name: "linear" }, [x.node, weight.node]);
@@ -40,7 +57,15 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   return new Tensor(build.cast(build.add(sums, build.widen(bias.node)), input.dtype));
 }
 
-/** Rows of `table` (vocabulary, width) by integer `indices`: (…indices, width). */
+/**
+ * Rows of `table` by integer: the gradient adds rows that were taken more than once, in float32.
+ *
+ * @param table (vocabulary, width) @param indices (…) of int32, uint32 or uint8
+ * @returns (…, width) in the table's dtype.
+ * @throws BinadeError `dtype.unsupported` for other indices; `index.outOfRange` when it runs, with nothing changed.
+ * @example
+ * embedding(table, tensor(Int32Array.of(3, 1))); // [2, width]
+ */
 export const embedding = (table: Tensor, indices: Tensor): Tensor => table.gather(indices);
 
 export interface NormOptions {
@@ -51,12 +76,24 @@ export interface NormOptions {
 /**
  * (x − mean) / √(variance + eps) · weight + bias over the last axis; biased variance, in float32. Backward keeps the
  * normalised value in the compute dtype, and never x. Source: arXiv:1607.06450.
+ *
+ * @param x (…, width) @param weight, bias (width)
+ * @returns the shape of x; float32 under autocast, else x's dtype.
+ * @throws BinadeError `value.range` for a negative eps or a scalar x; `dtype.mismatch` if x and weight differ outside of
+ * autocast.
+ * @example
+ * layerNorm(x, weight, bias, { eps: 1e-6 });
  */
 export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
   return norm(x, { eps, center: true }, weight, bias);
 }
 
-/** x / √(mean(x²) + eps) · weight over the last axis. Source: arXiv:1910.07467. */
+/**
+ * x / √(mean(x²) + eps) · weight over the last axis, otherwise as `layerNorm`. Source: arXiv:1910.07467.
+ *
+ * @example
+ * rmsNorm(x, weight); // x (…, width), weight (width)
+ */
 export function rmsNorm(x: Tensor, weight?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
   return norm(x, { eps, center: false }, weight, undefined);
 }
@@ -82,7 +119,10 @@ export interface AttentionOptions {
  * softmax(scale · q kᵀ) v per head.
  *
  * @param q (batch, queries, heads, width) @param k, v (batch, keys, heads, width)
- * @returns (batch, queries, heads, width)
+ * @returns (batch, queries, heads, width) in the dtype of q, k and v, or in the compute dtype under autocast.
+ * @throws BinadeError `shape.invalid` unless each has four axes; `shape.mismatch`; `dtype.mismatch`.
+ * @example
+ * scaledDotProductAttention(q, k, v, { causal: true });
  */
 export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] ?? 1);
@@ -103,7 +143,11 @@ export interface CrossEntropyOptions {
  * −log softmax(logits)[label]. A label outside 0…classes−1 (and not ignored) fails the step and changes nothing.
  *
  * @param logits (…, classes) @param labels (…) integers
- * @returns a float32 scalar (or one loss per row); NaN as the mean of no rows, as in PyTorch.
+ * @returns a scalar, or (…) with `none`: float32 under autocast, else the logits' dtype. NaN as the mean of no rows, as in
+ * PyTorch.
+ * @throws BinadeError `shape.mismatch`; `index.outOfRange` when it runs.
+ * @example
+ * crossEntropy(zeros([2, 10]), tensor(Int32Array.of(3, 7))); // log 10
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const { ignoreLabel = IGNORED_LABEL, reduction = "mean" } = options;
@@ -115,10 +159,25 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   return total.div(targets.notEqual(ignoreLabel).cast(total.dtype).sum());
 }
 
-/** Mean of squared differences. */
+/**
+ * Mean of squared differences over all elements: a scalar. Shapes broadcast. Under autocast squares and mean are float32; the
+ * difference is in the wider dtype of the two.
+ *
+ * @throws BinadeError `shape.mismatch`; `dtype.mismatch`.
+ * @example
+ * meanSquaredError(tensor([1, 2]), tensor([1, 4])); // 2
+ */
 export const meanSquaredError = (x: Tensor, y: Tensor): Tensor => x.sub(y).square().mean();
 
-/** Binary cross-entropy of probabilities; refused under autocast, where probabilities near 0 and 1 have no 16-bit form. */
+/**
+ * Mean of −t log σ(x) − (1 − t) log(1 − σ(x)) over all elements, from logits x: a scalar. It is computed as softplus(x) − t x,
+ * which no logit makes infinite; a form for probabilities does not exist, because those near 1 have no 16-bit form.
+ *
+ * @param targets from 0 to 1, a floating dtype; shapes broadcast
+ * @throws BinadeError `shape.mismatch`; `dtype.mismatch` or `dtype.unsupported` for integers.
+ * @example
+ * binaryCrossEntropyWithLogits(tensor([0]), tensor([1])); // log 2
+ */
 export function binaryCrossEntropyWithLogits(logits: Tensor, targets: Tensor): Tensor {
   return logits.softplus().sub(logits.mul(targets)).mean();
 }

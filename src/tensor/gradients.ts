@@ -79,9 +79,10 @@ export type Parameters = { parameters(): readonly Variable[] } | readonly Variab
 export const parametersOf = (source: Parameters): readonly Variable[] => ("parameters" in source ? source.parameters() : source);
 
 /**
- * Gradients of `loss` with respect to every parameter.
+ * Gradients of `loss`, a floating scalar, with respect to every parameter: float32 for float32 parameters, whatever the region
+ * in which the loss was computed.
  *
- * @throws BinadeError `gradient.missing` naming the parameters on which the loss does not depend, unless `allowUnused`.
+ * @throws BinadeError `autodiff.notDifferentiable` for another loss; `gradient.missing` naming the parameters on which the loss does not depend, unless `allowUnused`.
  * @example
  * const grads = gradients(loss, model); // Grads<"true">
  */
@@ -107,7 +108,15 @@ export interface GradientOptions {
   readonly allowUnused?: boolean;
 }
 
-/** Gradient of a scalar with respect to plain tensors: one per tensor, with its shape and dtype. */
+/**
+ * Gradient of a scalar with respect to plain tensors: one per tensor, with its shape and dtype. Can be differentiated again.
+ *
+ * @throws BinadeError `gradient.missing` if the loss does not depend on one; `autodiff.notDifferentiable` unless the loss is a
+ * floating scalar and the tensors are floating.
+ * @example
+ * const x = tensor([3]);
+ * const [slope] = gradientsOf(x.square().sum(), [x]); // [6]
+ */
 export function gradientsOf(loss: Tensor, tensors: readonly Tensor[]): readonly Tensor[] {
   const found = inRegion({ dtype: null }, () => nodeGradients(loss.node, tensors.map((t) => t.node)));
   return tensors.map((t, i) => {

@@ -1,5 +1,5 @@
 /** `binade/train`: the training loop, its events, checkpoints, generation. */
-export { type Checkpoint, readCheckpoint, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+export { type Checkpoint, type RunRecord, readCheckpoint, restoreCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 export { type Corpus, readBytes } from "./corpus.ts";
 export { findDefaultCorpus } from "./default-corpus.ts";
 export * from "./events.ts";

@@ -38,7 +38,7 @@ describe("docs/cli.md", () => {
   });
 
   it("lists the options of every command", async () => {
-    expect(flagsOf(await printed("--help")).sort()).toEqual([...GLOBAL].sort());
+    expect([...flagsOf(await printed("--help"))].sort()).toEqual([...GLOBAL].sort());
     expect([...documentedFlags("Options of every command")].sort()).toEqual([...GLOBAL].sort());
   });
 
@@ -51,8 +51,10 @@ describe("docs/cli.md", () => {
     ["--width", "width"],
     ["--context", "context"],
   ] as const)("states the default of %s in both presets", (flag, setting) => {
-    const [, , standard] = tableRows(section(PAGE, "`binade train`")).find(([cell]) => cell?.includes(`${flag} `)) ?? [];
-    expect(standard).toBe(`${PRESETS.s[setting]}; ${PRESETS.m[setting]} in \`m\``);
+    const [, , standard] =
+      tableRows(section(PAGE, "`binade train`")).find(([cell]) => cell?.includes(`${flag} `)) ?? [];
+    const [s, m] = [PRESETS.s[setting], PRESETS.m[setting]];
+    expect(standard).toBe(s === m ? `${s}` : `${s}; ${m} in \`m\``);
   });
 
   it("states ranges as the help does", async () => {
@@ -61,7 +63,8 @@ describe("docs/cli.md", () => {
       const [, low, high] = /^(\d+) … (\d+)(?: |$)/.exec(range) ?? [];
       if (low === undefined) continue;
       const [flag = ""] = option.match(/--[a-z-]+/) ?? [];
-      expect(help.slice(help.indexOf(` ${flag} `)), flag).toMatch(new RegExp(`^[^(]*from ${low} to ${high} \\(`));
+      const text = help.slice(help.indexOf(` ${flag} <`)).split(" --")[1];
+      expect(text, flag).toContain(`from ${low} to ${high} (`);
     }
   });
 

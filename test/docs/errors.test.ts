@@ -3,9 +3,9 @@ import { readdirSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { codes, page, ROOT, tableRows } from "./markdown.ts";
 
-const DECLARED = [...(page("src/errors.ts").split("export type ErrorCode =")[1]?.split(";")[0] ?? "").matchAll(/"([^"]+)"/g)].map(
-  (match) => match[1] ?? "",
-);
+const DECLARED = [
+  ...(page("src/errors.ts").split("export type ErrorCode =")[1]?.split(";")[0] ?? "").matchAll(/"([^"]+)"/g),
+].map((match) => match[1] ?? "");
 
 /** Every source that makes errors, in one text; not the list of codes, nor the codes that decide the exit status. */
 const SOURCES = readdirSync(`${ROOT}src`, { recursive: true, encoding: "utf8" })

@@ -24,8 +24,14 @@ export function tableRows(markdown: string): readonly (readonly string[])[] {
   const isRule = (line: string | undefined): boolean => /^\|[-|: ]+\|$/.test(line ?? "");
   return lines
     .filter((line, i) => line.startsWith("|") && !isRule(line) && !isRule(lines[i + 1]))
-    .map((line) => line.slice(1, -1).split("|").map((cell) => cell.trim()));
+    .map((line) =>
+      line
+        .slice(1, -1)
+        .split("|")
+        .map((cell) => cell.trim()),
+    );
 }
 
 /** What stands in backticks, in order. */
-export const codes = (text: string): readonly string[] => [...text.matchAll(/`([^`]+)`/g)].map((match) => match[1] ?? "");
+export const codes = (text: string): readonly string[] =>
+  [...text.matchAll(/`([^`]+)`/g)].map((match) => match[1] ?? "");

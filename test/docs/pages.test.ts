@@ -28,7 +28,9 @@ describe("pages", () => {
       const file = target === "" ? path : join(dirname(path), target);
       expect(existsSync(ROOT + file), `${path}: ${link}`).toBe(true);
       if (anchor === undefined) continue;
-      const headings = page(file).split("\n").filter((line) => /^#+ /.test(line));
+      const headings = page(file)
+        .split("\n")
+        .filter((line) => /^#+ /.test(line));
       expect(headings.map(anchorOf), `${path}: ${link}`).toContain(anchor);
     }
   });
@@ -49,16 +51,21 @@ describe("docs/numerics.md", () => {
   it("has the autocast class of every row", () => {
     const [table = ""] = section(NUMERICS, "Autocast").split("### ");
     const listed = tableRows(table).flatMap(([name, , ops = ""]) => codes(ops).map((op) => `${op} ${name}`));
-    const rows = Object.values(OPS).map((op) => `${op.name} ${typeof op.autocast === "object" ? "refuse" : op.autocast}`);
+    const rows = Object.values(OPS).map(
+      (op) => `${op.name} ${typeof op.autocast === "object" ? "refuse" : op.autocast}`,
+    );
     expect([...listed].sort()).toEqual(rows.sort());
   });
 
-  it.each(tableRows(section(NUMERICS, "Differences to PyTorch")))("compares %s with PyTorch under its class", (names = "", text = "") => {
-    for (const name of codes(names)) {
-      const op = Object.values(OPS).find((candidate) => candidate.name === name);
-      if (op !== undefined) expect(text, name).toBe(op.autocast);
-    }
-  });
+  it.each(tableRows(section(NUMERICS, "Differences to PyTorch")))(
+    "compares %s with PyTorch under its class",
+    (names = "", text = "") => {
+      for (const name of codes(names)) {
+        const op = Object.values(OPS).find((candidate) => candidate.name === name);
+        if (op !== undefined) expect(text, name).toBe(op.autocast);
+      }
+    },
+  );
 });
 
 describe.each(DEVICES)("casts as docs/numerics.md states them, on %s", (device) => {

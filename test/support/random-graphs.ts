@@ -5,6 +5,7 @@ import type { Request } from "../../src/compile/program.ts";
 import { type DType, isFloat, round } from "../../src/formats/index.ts";
 import { build as b, createInput, type Node } from "../../src/ir/graph.ts";
 import { ELEMENTWISE } from "../../src/ops/elementwise.ts";
+import { OPS } from "../../src/ops/index.ts";
 import { type Shape, sameShape, sizeOf } from "../../src/ops/shape.ts";
 import { uniforms } from "./random.ts";
 
@@ -216,6 +217,13 @@ const gradient: Rule = (x, y) => {
 };
 const generated: Rule = (_x, _y, n) =>
   n % 2 === 0 ? b.cast(b.iota(2 + (n % 3)), "float32") : b.constant(n % 7, [2, 3]);
+/** Random numbers, as drawn and as a mask: their values depend on where they stand. */
+const random: Rule = (x, _, n) => {
+  const drawn = b.random(b.cast(b.iota(4), "uint32"), x.shape, n % 5);
+  return n % 2 === 0 ? drawn : b.where(b.greaterEqual(drawn, 0.5), float(x), 0);
+};
+/** One value in every element, in a dtype that may round it. */
+const filled: Rule = (x, _, n) => b.node(OPS.full, [], { value: (n % 11) / 7, shape: x.shape, dtype: float(x).dtype });
 
 const RULES: readonly Rule[] = [
   unary,
@@ -247,4 +255,7 @@ const RULES: readonly Rule[] = [
   gradient,
   gradient,
   generated,
+  random,
+  random,
+  filled,
 ];

@@ -2,6 +2,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { ByteBatches } from "../../src/data/index.ts";
 import { useDevice } from "../../src/index.ts";
+import type { TrainEvent } from "../../src/train/events.ts";
 import { PRECISIONS, type Precision } from "../../src/train/presets.ts";
 import type { TrainOptions } from "../../src/train/trainer.ts";
 import { DEVICES } from "../support/devices.ts";
@@ -18,10 +19,12 @@ describe.each(DEVICES)("on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
   });
-  /** The reference device is slow. */
-  const [steps, stops] = device === "reference" ? [3, [2]] : [6, [1, 3, 5]];
+  /** The reference device is slow: it does everything only where there is no other. */
+  const isSlow = device === "reference" && DEVICES.length > 1;
+  const [steps, stops] = isSlow ? [3, [2]] : [6, [1, 3, 5]];
+  const precisions: readonly Precision[] = isSlow ? ["fp16-mixed"] : PRECISIONS;
 
-  it.each(PRECISIONS)("resumes %s to the same bits", async (precision) => {
+  it.each(precisions)("resumes %s to the same bits", async (precision) => {
     const whole = temporaryFolder();
     const losses = lossesOf(await eventsOf(run(precision, whole, { steps })));
     expect(new Set(losses).size).toBe(steps);
@@ -38,14 +41,19 @@ describe.each(DEVICES)("on %s", (device) => {
   });
 
   it("resumes a run that skips steps to the same bits", async () => {
-    const lossScale = { initialScale: 2 ** 24, growthInterval: 1 };
+    // Two steps are skipped, and then the scale grows after every clean step, into the next overflow.
+    const lossScale = { initialScale: 2 ** 21, growthInterval: 1 };
+    const scalesOf = (events: readonly TrainEvent[]): number[] =>
+      ofType(events, "step").map((event) => event.lossScale);
     const [whole, halves] = [temporaryFolder(), temporaryFolder()];
     const events = await eventsOf(run("fp16-mixed", whole, { lossScale }));
     expect(ofType(events, "skipped").length).toBeGreaterThan(1);
-    await eventsOf(run("fp16-mixed", halves, { lossScale }), 2);
-    const resumed = await eventsOf(run("fp16-mixed", halves, { lossScale, resume: true }));
+    expect(ofType(events, "skipped").length).toBeLessThan(5);
+    const before = await eventsOf(run("fp16-mixed", halves, { lossScale }), 2);
+    const after = await eventsOf(run("fp16-mixed", halves, { lossScale, resume: true }));
+    expect([...scalesOf(before), ...scalesOf(after)]).toEqual(scalesOf(events));
     expect(checkpointOf(halves)).toBe(checkpointOf(whole));
-    expect(resumed.at(-1)).toMatchObject({ skippedSteps: ofType(events, "skipped").length });
+    expect(after.at(-1)).toMatchObject({ skippedSteps: ofType(events, "skipped").length });
   });
 
   it("gives the same bits twice, and others for another seed", async () => {

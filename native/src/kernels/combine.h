@@ -1,7 +1,8 @@
 // Combining lanes of a reduction: 64 accumulators that take neighbouring lanes in turn, folded by halves at the end.
 //
-// The order of every sum follows from the count of lanes alone. 64 accumulators also keep sums short: each adds every
-// 64th lane, so that errors grow with count / 64.
+// The order of every sum follows from the positions of the lanes alone, and not from the blocks in which they come: how
+// operands lie in memory, and so which other values a kernel stores, changes no bit. 64 accumulators also keep sums
+// short: each adds every 64th lane, so that errors grow with count / 64.
 #pragma once
 #include "loops.h"
 #include "program.h"
@@ -40,8 +41,8 @@ static inline float identityOf(Combine combine) {
 
 static inline float combineSum(float a, float b) { return a + b; }
 static inline float combineProduct(float a, float b) { return a * b; }
-static inline float combineMax(float a, float b) { return b > a || b != b ? b : a; }
-static inline float combineMin(float a, float b) { return b < a || b != b ? b : a; }
+static inline float combineMax(float a, float b) { return maxOf(a, b); }
+static inline float combineMin(float a, float b) { return minOf(a, b); }
 static inline float combineInt(float a, float b) { return floatOfBits(bitsOfFloat(a) + bitsOfFloat(b)); }
 
 /// values[i] = values[i] ∘ other[i] for i < count.
@@ -104,18 +105,20 @@ static inline void fillAccumulators(Combine combine, float* values, int32_t* pos
   for (int64_t i = 0; i < count; ++i) positions[i] = kNoPosition;
 }
 
-/// Takes `count` lanes, the first of them at `position`. Every call starts again at accumulator 0.
+/// Takes `count` lanes, the first of them at `position`: the lane at position p goes to accumulator p mod 64.
 static inline void accumulate(Combine combine, Accumulators* sums, const float* lanes, int64_t count,
                               int64_t position) {
   const float sign = combine == Combine::argMin ? -1.0f : 1.0f;
-  for (int64_t i = 0; i < count; i += kAccumulators) {
-    const int64_t length = count - i < kAccumulators ? count - i : kAccumulators;
+  int64_t first = position % kAccumulators;
+  for (int64_t i = 0, length = 0; i < count; i += length, first = 0) {
+    length = count - i < kAccumulators - first ? count - i : kAccumulators - first;
     if (findsPosition(combine)) {
-      combineLanesAt(sums->values, sums->positions, lanes + i, length, sign, static_cast<int32_t>(position + i), 1);
+      combineLanesAt(sums->values + first, sums->positions + first, lanes + i, length, sign,
+                     static_cast<int32_t>(position + i), 1);
     } else if (length == kAccumulators) {
       combineValues(combine, sums->values, lanes + i, kAccumulators);
     } else {
-      combineValues(combine, sums->values, lanes + i, length);
+      combineValues(combine, sums->values + first, lanes + i, length);
     }
   }
 }

@@ -63,9 +63,18 @@ static void gatherTask(void* context, int64_t task, int) {
   }
 }
 
+/// Raises the faults of indices of which no element is moved, since rows are empty.
+static void checkIndices(const Run& run, const GatherKernel& kernel) {
+  for (int64_t i = 0; i < kernel.indices; ++i) {
+    const int64_t index = indexAt(run, kernel, i);
+    if (index < 0 || index >= kernel.rows) raiseFault(run, i, index);
+  }
+}
+
 void runGather(const Run& run, const GatherKernel& kernel) {
+  if (kernel.outer == 0 || kernel.inner == 0) return checkIndices(run, kernel);
   const int64_t rows = kernel.outer * kernel.indices;
-  if (rows == 0 || kernel.inner == 0) return;
+  if (rows == 0) return;
   const int64_t rowsPerTask = larger(kTaskLanes * 4 / (kernel.inner * kernel.elementByteLength), 1);
   GatherRun gather = {run, kernel, rowsPerTask, 0};
   parallelFor(run.pool, ceilDivide(rows, rowsPerTask), gatherTask, &gather);
@@ -120,7 +129,7 @@ static void scatterTask(void* context, int64_t task, int worker) {
 }
 
 void runScatterAdd(const Run& run, const GatherKernel& kernel) {
-  if (kernel.outer == 0 || kernel.inner == 0) return;
+  if (kernel.outer == 0 || kernel.inner == 0) return checkIndices(run, kernel);
   GatherRun scatter = {run, kernel, 0, ceilDivide(kernel.inner, kColumnLanes)};
   parallelFor(run.pool, kernel.outer * scatter.columnBlocks, scatterTask, &scatter);
 }

@@ -1,6 +1,7 @@
 // The reduce kernel: the prologue's lanes are combined chunk by chunk, the chunks as a tree, then the epilogue runs.
 //
-// Chunks and the order inside them follow from the shape alone, so the bits do not depend on the number of workers.
+// Chunks and the order inside them follow from the counts of outputs and of reduced elements alone, so the bits depend
+// neither on the number of workers nor on how the prologue's operands lie in memory.
 #include "combine.h"
 #include "kernels.h"
 
@@ -17,15 +18,18 @@ struct ReduceRun {
   int64_t outputs;
   bool shortRows;          // along lanes: several outputs fit in a block
   int64_t chunks;          // per output
-  int64_t lanesPerChunk;   // along lanes: fewer than the row's only when rowsPerChunk is 1
-  int64_t chunksPerRow;
-  int64_t rowsPerChunk;
+  int64_t rowsPerChunk;    // lanes are outputs
   int64_t laneBlocks;      // lanes are outputs: blocks of a row
   int64_t unitsPerTask, units;
   float* values;           // [count][chunks][outputs]
   int32_t* positions;      // as values
   Tiling epilogueTiling;
   int64_t epilogueBlocksPerTask;
+};
+
+/// Some rows and lanes of an output's grid of reduced elements.
+struct Box {
+  int64_t row, lane, rows, lanes;
 };
 
 static int64_t resultAt(const ReduceRun& reduce, int combine, int64_t chunk, int64_t output) {
@@ -43,27 +47,39 @@ static const float* operandOf(const ReduceRun& reduce, const VmState& state, int
   return state.registers + reduce.kernel.registers[combine] * kBlockLanes;
 }
 
-/// One chunk of one output whose elements lie along the lanes.
+/// Takes a part of one output's elements, which is a box of the grid: whole rows, or a part of one.
+static void reduceBox(const ReduceRun& reduce, const VmState& state, Accumulators* sums, int64_t output, Box box) {
+  const ReduceKernel& kernel = reduce.kernel;
+  const Tiling tiling = tilingOf(box.rows, box.lanes);
+  for (int64_t index = 0; index < tiling.blocks; ++index) {
+    Block block = blockAt(tiling, index);
+    const int64_t row = box.row + block.row;
+    block.row = output * kernel.reducedRows + row;
+    block.lane += box.lane;
+    runBlock(state, block);
+    const int64_t position = row * kernel.prologue.grid.lanes + block.lane;
+    for (int i = 0; i < kernel.count; ++i) {
+      accumulate(kernel.combines[i], &sums[i], operandOf(reduce, state, i), block.rows * block.lanes, position);
+    }
+  }
+}
+
+/// One chunk of one output whose elements lie along the lanes, row after row.
 static void reduceChunk(const ReduceRun& reduce, const VmState& state, Accumulators* sums, int64_t unit) {
   const ReduceKernel& kernel = reduce.kernel;
   const int64_t lanes = kernel.prologue.grid.lanes;
   const int64_t output = unit / reduce.chunks, chunk = unit % reduce.chunks;
-  const int64_t firstRow = chunk / reduce.chunksPerRow * reduce.rowsPerChunk;
-  const int64_t firstLane = chunk % reduce.chunksPerRow * reduce.lanesPerChunk;
-  const Tiling tiling = tilingOf(smaller(kernel.reducedRows - firstRow, reduce.rowsPerChunk),
-                                 smaller(lanes - firstLane, reduce.lanesPerChunk));
   for (int i = 0; i < kernel.count; ++i) {
     fillAccumulators(kernel.combines[i], sums[i].values, sums[i].positions, kAccumulators);
   }
-  for (int64_t index = 0; index < tiling.blocks; ++index) {
-    Block block = blockAt(tiling, index);
-    block.row += output * kernel.reducedRows + firstRow;
-    block.lane += firstLane;
-    runBlock(state, block);
-    const int64_t position = (block.row - output * kernel.reducedRows) * lanes + block.lane;
-    for (int i = 0; i < kernel.count; ++i) {
-      accumulate(kernel.combines[i], &sums[i], operandOf(reduce, state, i), block.rows * block.lanes, position);
-    }
+  const int64_t end = smaller((chunk + 1) * kChunkLanes, kernel.reduced);
+  for (int64_t position = chunk * kChunkLanes; position < end;) {
+    Box box = {position / lanes, position % lanes, 1, 0};
+    const bool whole = box.lane == 0 && end - position >= lanes;
+    box.rows = whole ? (end - position) / lanes : 1;
+    box.lanes = smaller(lanes - box.lane, end - position);
+    reduceBox(reduce, state, sums, output, box);
+    position += box.rows * box.lanes;
   }
   for (int i = 0; i < kernel.count; ++i) storeResult(reduce, i, chunk, output, &sums[i]);
 }
@@ -201,7 +217,8 @@ static void planReduction(ReduceRun* reduce) {
   if (!kernel.alongLanes) {
     const int64_t width = smaller(lanes, kBlockLanes);
     reduce->laneBlocks = ceilDivide(lanes, kBlockLanes);
-    reduce->rowsPerChunk = smaller(larger(kTaskLanes / larger(width, 1), 1), kChunkRows);
+    // Of the outputs, not of the lanes: which axes merge into the lanes depends on the operands.
+    reduce->rowsPerChunk = smaller(larger(kTaskLanes / larger(smaller(reduce->outputs, kBlockLanes), 1), 1), kChunkRows);
     reduce->chunks = ceilDivide(kernel.reducedRows, reduce->rowsPerChunk);
     reduce->units = kernel.outerKept * reduce->chunks * reduce->laneBlocks;
     unitLanes = width * smaller(reduce->rowsPerChunk, kernel.reducedRows);
@@ -211,12 +228,9 @@ static void planReduction(ReduceRun* reduce) {
     reduce->units = tilingOf(reduce->outputs, lanes).blocks;
     unitLanes = kBlockLanes;
   } else {
-    reduce->lanesPerChunk = smaller(lanes, kChunkLanes);
-    reduce->chunksPerRow = ceilDivide(lanes, kChunkLanes);
-    reduce->rowsPerChunk = larger(kChunkLanes / lanes, 1);
-    reduce->chunks = ceilDivide(kernel.reducedRows, reduce->rowsPerChunk) * reduce->chunksPerRow;
+    reduce->chunks = ceilDivide(kernel.reduced, kChunkLanes);
     reduce->units = reduce->outputs * reduce->chunks;
-    unitLanes = reduce->lanesPerChunk * smaller(reduce->rowsPerChunk, kernel.reducedRows);
+    unitLanes = smaller(kernel.reduced, kChunkLanes);
   }
   reduce->unitsPerTask = larger(kTaskLanes / larger(unitLanes, 1), 1);
 }
@@ -230,7 +244,7 @@ static void fillIdentities(const ReduceRun& reduce) {
 }
 
 void runReduce(const Run& run, const ReduceKernel& kernel) {
-  ReduceRun reduce = {run, kernel, 0, false, 0, 0, 0, 0, 0, 0, 0, nullptr, nullptr, {}, 0};
+  ReduceRun reduce = {run, kernel, 0, false, 0, 0, 0, 0, 0, nullptr, nullptr, {}, 0};
   planReduction(&reduce);
   if (reduce.outputs == 0) return;
   const int64_t results = reduce.outputs * reduce.chunks * kernel.count;

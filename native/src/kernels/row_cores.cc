@@ -1,4 +1,5 @@
-// Functions of whole rows. All sums and exponentials are float32; x - max(x) keeps every exponential at most 1.
+// Functions of whole rows. All sums and exponentials are float32; x - max(x) keeps every exponential of a finite row at
+// most 1.
 #include "row_cores.h"
 
 #include "combine.h"
@@ -44,12 +45,13 @@ static inline void forLanes(int64_t length, F body) {
   for (int64_t i = 0; i < length; ++i) body(i);
 }
 
-static float maxOfRow(const float* x, int64_t length) {
+/// The row's maximum; 0 where it is not finite, so that -infinity - max is -infinity and not NaN.
+static float shiftOfRow(const float* x, int64_t length) {
   Accumulators sums;
   fillAccumulators(Combine::max, sums.values, sums.positions, kAccumulators);
   accumulate(Combine::max, &sums, x, length, 0);
   foldAccumulators(Combine::max, &sums);
-  return sums.values[0];
+  return absolute(sums.values[0]) < __builtin_inff() ? sums.values[0] : 0.0f;
 }
 
 /// y = exp(x - shift); yields the sum.
@@ -62,11 +64,11 @@ static float sumOfExponentials(const float* x, float shift, int64_t length) {
   return sumOf(length, [=](int64_t i) { return expOf(x[i] - shift); });
 }
 
-// A row of -infinity alone gives NaN: -infinity - -infinity.
+// A row of -infinity alone gives NaN: 0 / 0.
 static void softmax(const Row& row) {
   const float* x = row.buffers[0];
   float* p = row.buffers[1];
-  const float sum = exponentials(x, p, maxOfRow(x, row.length), row.length);
+  const float sum = exponentials(x, p, shiftOfRow(x, row.length), row.length);
   forLanes(row.length, [=](int64_t i) { p[i] /= sum; });
 }
 
@@ -81,9 +83,9 @@ static void softmaxBackward(const Row& row) {
 static void logSoftmax(const Row& row) {
   const float* x = row.buffers[0];
   float* y = row.buffers[1];
-  const float greatest = maxOfRow(x, row.length);
-  const float logSum = logOf(sumOfExponentials(x, greatest, row.length));
-  forLanes(row.length, [=](int64_t i) { y[i] = (x[i] - greatest) - logSum; });
+  const float shift = shiftOfRow(x, row.length);
+  const float logSum = logOf(sumOfExponentials(x, shift, row.length));
+  forLanes(row.length, [=](int64_t i) { y[i] = (x[i] - shift) - logSum; });
 }
 
 static void logSoftmaxBackward(const Row& row) {
@@ -96,10 +98,8 @@ static void logSoftmaxBackward(const Row& row) {
 
 static void logSumExp(const Row& row) {
   const float* x = row.buffers[0];
-  const float greatest = maxOfRow(x, row.length);
-  // An infinite maximum is the answer; x - max would be NaN where both are infinite.
-  const bool infinite = absolute(greatest) == __builtin_inff();
-  row.buffers[1][0] = infinite ? greatest : greatest + logOf(sumOfExponentials(x, greatest, row.length));
+  const float shift = shiftOfRow(x, row.length);
+  row.buffers[1][0] = shift + logOf(sumOfExponentials(x, shift, row.length));
 }
 
 static void normalize(const Row& row) {
@@ -151,8 +151,8 @@ static BadLabel crossEntropy(const Row& row) {
   const Label label = labelOf(row.buffers[1], row);
   float loss = 0.0f;
   if (label.counted) {
-    const float greatest = maxOfRow(x, row.length);
-    loss = logOf(sumOfExponentials(x, greatest, row.length)) - (x[label.value] - greatest);
+    const float shift = shiftOfRow(x, row.length);
+    loss = logOf(sumOfExponentials(x, shift, row.length)) - (x[label.value] - shift);
   }
   row.buffers[2][0] = loss;
   return label.bad;
@@ -167,7 +167,7 @@ static BadLabel crossEntropyBackward(const Row& row) {
     forLanes(row.length, [=](int64_t i) { dx[i] = 0.0f; });
     return label.bad;
   }
-  const float sum = exponentials(x, dx, maxOfRow(x, row.length), row.length);
+  const float sum = exponentials(x, dx, shiftOfRow(x, row.length), row.length);
   const float atLabel = dx[label.value];
   forLanes(row.length, [=](int64_t i) { dx[i] = g * (dx[i] / sum); });
   dx[label.value] = g * (atLabel / sum - 1.0f);

@@ -24,6 +24,18 @@ static inline float copySign(float magnitude, float sign) {
   return floatOfBits((bitsOfFloat(magnitude) & 0x7fffffffu) | (bitsOfFloat(sign) & 0x80000000u));
 }
 
+/// NaN from either side; -0 is less than +0, so that the order of operands never shows.
+static inline float minOf(float a, float b) {
+  const float less = a < b || a != a ? a : b;
+  return a == b ? floatOfBits(bitsOfFloat(a) | bitsOfFloat(b)) : less;
+}
+
+/// As minOf.
+static inline float maxOf(float a, float b) {
+  const float greater = a > b || a != a ? a : b;
+  return a == b ? floatOfBits(bitsOfFloat(a) & bitsOfFloat(b)) : greater;
+}
+
 static inline float absolute(float x) { return floatOfBits(bitsOfFloat(x) & 0x7fffffffu); }
 
 /// Nearest integer, ties to even; keeps the sign of zero.

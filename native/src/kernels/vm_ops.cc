@@ -51,18 +51,6 @@ static inline float signOf(float a) { return a > 0.0f ? 1.0f : (a < 0.0f ? -1.0f
 
 static inline float finiteOf(float a) { return (bitsOfFloat(a) & 0x7f800000u) != 0x7f800000u ? 1.0f : 0.0f; }
 
-// NaN from either side; -0 is less than +0, so that the order of operands never shows.
-
-static inline float minOf(float a, float b) {
-  const float less = a < b || a != a ? a : b;
-  return a == b ? floatOfBits(bitsOfFloat(a) | bitsOfFloat(b)) : less;
-}
-
-static inline float maxOf(float a, float b) {
-  const float greater = a > b || a != a ? a : b;
-  return a == b ? floatOfBits(bitsOfFloat(a) & bitsOfFloat(b)) : greater;
-}
-
 static void executeUnary(Opcode opcode, const Lanes& lanes) {
   switch (opcode) {
     case Opcode::neg: return unary(lanes, [](float a) { return -a; });

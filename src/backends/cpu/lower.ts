@@ -3,7 +3,7 @@ import { sourceOf } from "../../compile/inline.ts";
 import { operandDomain } from "../../compile/fuse.ts";
 import type { Kernel, Operand, Program, Write } from "../../compile/program.ts";
 import { BinadeError, invariant } from "../../errors.ts";
-import { byteSize } from "../../formats/index.ts";
+import { byteSize, round } from "../../formats/index.ts";
 import { describe, type Node } from "../../ir/graph.ts";
 import { listOf, numberOf } from "../../ops/define.ts";
 import { fold, slotsOf } from "../../ops/expr.ts";
@@ -40,7 +40,8 @@ interface NativeKernel {
 }
 
 function lowerKernel(kernel: Kernel): readonly NativeKernel[] {
-  if (sizeOf(kernel.domain) === 0 && kernel.kind !== "reduce") return [];
+  // Kernels over nothing write nothing, but indices into nothing are still faults.
+  if (kernel.kind !== "index" && kernel.writes.every(({ node }) => sizeOf(node.shape) === 0)) return [];
   switch (kernel.kind) {
     case "pointwise":
       return [{ kind: "pointwise", payload: pointwise(kernel) }];
@@ -120,7 +121,7 @@ class Evaluator {
 
   #generate(node: Node): Register {
     const { op, inputs, attributes, dtype } = node;
-    if (op.kind === "source" && op.source === "constant") return this.vm.constant(numberOf(attributes, "value"), dtype);
+    if (op.kind === "source" && op.source === "constant") return this.vm.constant(round(numberOf(attributes, "value"), dtype), dtype);
     if (op.kind === "source" && op.source === "iota") return this.vm.emit("position", []);
     const [key] = inputs;
     const operand = key === undefined ? undefined : this.#kernel.reads.get(key);
@@ -162,14 +163,15 @@ function inputOf(node: Node, i: number): Node {
   return input;
 }
 
-/** Kept axes first, then reduced ones; at least one kept axis. */
+/** Kept axes first, then reduced ones; at least one of each, of extent 1 where the reduction has none. */
 function reduce(kernel: Kernel): readonly Word[] {
   const core = coreOf(kernel);
   const axes = listOf(core.attributes, "axes");
   const from = inputOf(core, 0).shape;
   const kept = from.map((_, i) => i).filter((i) => !axes.includes(i));
-  // A leading axis of extent 1 stands for "nothing kept".
-  const [natural, order] = kept.length > 0 ? [from, [...kept, ...axes]] : [[1, ...from], [0, ...axes.map((a) => a + 1)]];
+  const lead = kept.length > 0 ? 0 : 1;
+  const natural = [...(lead === 0 ? [] : [1]), ...from, ...(axes.length > 0 ? [] : [1])];
+  const order = [...(lead === 0 ? kept : [0]), ...(axes.length > 0 ? axes.map((a) => a + lead) : [natural.length - 1])];
   const prologue = new Evaluator(kernel, natural, order);
   for (const node of oldestFirst(kernel.prologue)) prologue.evaluate(node);
   kernel.cores.forEach((node, i) => prologue.vm.storeRowBuffer(prologue.value(inputOf(node, 0)), i));
@@ -178,7 +180,7 @@ function reduce(kernel: Kernel): readonly Word[] {
   kernel.cores.forEach((node, i) => epilogue.set(node, epilogue.vm.round(epilogue.vm.loadRowBuffer(i), node.dtype)));
   evaluateAll(epilogue, kernel.epilogue, kernel.writes, kernel.cores);
   const keptRank = Math.max(1, kept.length);
-  const lastIsReduced = kept.length === 0 || axes.includes(from.length - 1);
+  const lastIsReduced = order[order.length - 1] === natural.length - 1;
   return [
     ...domainWords(prologue.vm.domain), keptRank, lastIsReduced ? 0 : 1, kernel.cores.length, ...kernel.cores.map(combineCode),
     ...prologue.vm.words(), ...epilogue.vm.words(),
