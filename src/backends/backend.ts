@@ -55,7 +55,11 @@ export class HostBuffer implements DeviceBuffer {
   }
 
   get bytes(): Uint8Array {
-    if (this.#bytes === null) throw new BinadeError("tensor.disposed", "buffer: used after it was released; keep the tensor until its last use");
+    if (this.#bytes === null)
+      throw new BinadeError(
+        "tensor.disposed",
+        "buffer: used after it was released; keep the tensor until its last use",
+      );
     return this.#bytes;
   }
 
@@ -66,6 +70,28 @@ export class HostBuffer implements DeviceBuffer {
 
 /** The bytes behind a buffer of a host backend. */
 export function hostBytes(buffer: DeviceBuffer | undefined): Uint8Array {
-  if (!(buffer instanceof HostBuffer)) throw new BinadeError("internal", "internal: a buffer of another backend was passed");
+  if (!(buffer instanceof HostBuffer))
+    throw new BinadeError("internal", "internal: a buffer of another backend was passed");
   return buffer.bytes;
+}
+
+/** What backends in host memory share: their buffers. */
+export abstract class HostBackend implements Backend {
+  abstract readonly kind: DeviceKind;
+  abstract readonly capabilities: Capabilities;
+  abstract readonly description: string;
+  abstract readonly threads: number;
+  abstract prepare(program: Program): Executable;
+
+  allocate(byteLength: number): DeviceBuffer {
+    return new HostBuffer(byteLength);
+  }
+
+  write(buffer: DeviceBuffer, bytes: Uint8Array): void {
+    hostBytes(buffer).set(bytes);
+  }
+
+  read(buffer: DeviceBuffer): Promise<Uint8Array> {
+    return Promise.resolve(hostBytes(buffer).slice());
+  }
 }

@@ -2,7 +2,7 @@
 import type { Capabilities, Program } from "../../compile/program.ts";
 import { BinadeError } from "../../errors.ts";
 import { DTYPES } from "../../formats/index.ts";
-import { type Backend, type DeviceBuffer, type Executable, HostBuffer, hostBytes } from "../backend.ts";
+import { type Backend, type Executable, HostBackend, hostBytes } from "../backend.ts";
 import { ROW_CORES } from "./abi.ts";
 import { type Addon, loadAddon } from "./loader.ts";
 import { lowerProgram } from "./lower.ts";
@@ -28,20 +28,25 @@ export function openCpu({ threads }: CpuOptions): CpuResult {
 
 const CAPABILITIES: Capabilities = {
   dtypes: new Set(DTYPES.filter((d) => d !== "float64" && d !== "int64")),
-  cores: new Set([...ROW_CORES.map((core) => `row:${core}`), "attention:attention", "attentionBackward:attentionBackward"]),
+  cores: new Set([
+    ...ROW_CORES.map((core) => `row:${core}`),
+    "attention:attention",
+    "attentionBackward:attentionBackward",
+  ]),
   fuse: true,
 };
 
-export class CpuBackend implements Backend {
-  readonly kind = "cpu";
-  readonly capabilities: Capabilities = CAPABILITIES;
+export class CpuBackend extends HostBackend {
+  override readonly kind = "cpu";
+  override readonly capabilities: Capabilities = CAPABILITIES;
   readonly #addon: Addon;
 
   constructor(addon: Addon) {
+    super();
     this.#addon = addon;
   }
 
-  get description(): string {
+  override get description(): string {
     return `cpu: ${this.#addon.isa()}, ${this.#addon.threads()} threads`;
   }
 
@@ -50,23 +55,11 @@ export class CpuBackend implements Backend {
     return this.#addon.isa();
   }
 
-  get threads(): number {
+  override get threads(): number {
     return this.#addon.threads();
   }
 
-  allocate(byteLength: number): DeviceBuffer {
-    return new HostBuffer(byteLength);
-  }
-
-  write(buffer: DeviceBuffer, bytes: Uint8Array): void {
-    hostBytes(buffer).set(bytes);
-  }
-
-  read(buffer: DeviceBuffer): Promise<Uint8Array> {
-    return Promise.resolve(hostBytes(buffer).slice());
-  }
-
-  prepare(program: Program): Executable {
+  override prepare(program: Program): Executable {
     const { words, kernelOf } = lowerProgram(program);
     const handle = this.#addon.createProgram(words);
     return {

@@ -1,12 +1,13 @@
 /** The reference backend: runs programs node by node, in plain JavaScript, exactly as the rows say. */
+
+import { sourceOf } from "../../compile/inline.ts";
 import type { Buffer, Kernel, Operand, Program } from "../../compile/program.ts";
 import { invariant } from "../../errors.ts";
-import { byteSize, decode, DTYPES, type DType, encode, isFloat } from "../../formats/index.ts";
+import { byteSize, DTYPES, type DType, decode, encode, isFloat } from "../../formats/index.ts";
 import { describe, type Node } from "../../ir/graph.ts";
 import { sizeOf } from "../../ops/shape.ts";
-import { type Backend, type DeviceBuffer, type Executable, type Fault, HostBuffer, hostBytes } from "../backend.ts";
+import { type Backend, type Executable, type Fault, HostBackend, hostBytes } from "../backend.ts";
 import { evaluate, readView } from "./evaluate.ts";
-import { sourceOf } from "../../compile/inline.ts";
 
 /** Options of the reference backend. */
 export interface ReferenceOptions {
@@ -16,30 +17,21 @@ export interface ReferenceOptions {
   readonly cores?: ReadonlySet<string>;
 }
 
-export class ReferenceBackend implements Backend {
-  readonly kind = "reference";
-  readonly description = "reference: plain JavaScript, exact and slow";
-  readonly threads = 1;
-  readonly capabilities: Backend["capabilities"];
+export class ReferenceBackend extends HostBackend {
+  override readonly kind = "reference";
+  override readonly description = "reference: plain JavaScript, exact and slow";
+  override readonly threads = 1;
+  override readonly capabilities: Backend["capabilities"];
 
   constructor({ fuse = false, cores = new Set() }: ReferenceOptions = {}) {
     this.capabilities = { dtypes: new Set(DTYPES.filter((d) => d !== "int64")), cores, fuse };
   }
 
-  allocate(byteLength: number): DeviceBuffer {
-    return new HostBuffer(byteLength);
-  }
-
-  write(buffer: DeviceBuffer, bytes: Uint8Array): void {
-    hostBytes(buffer).set(bytes);
-  }
-
-  read(buffer: DeviceBuffer): Promise<Uint8Array> {
-    return Promise.resolve(hostBytes(buffer).slice());
-  }
-
-  prepare(program: Program): Executable {
-    return { run: (bindings) => Promise.resolve().then(() => runProgram(program, bindings.map(hostBytes))), release: () => undefined };
+  override prepare(program: Program): Executable {
+    return {
+      run: (bindings) => Promise.resolve().then(() => runProgram(program, bindings.map(hostBytes))),
+      release: () => undefined,
+    };
   }
 }
 
@@ -56,7 +48,12 @@ function runProgram(program: Program, bindings: readonly Uint8Array[]): Fault | 
   return fault;
 }
 
-function runKernel(kernel: Kernel, arena: Uint8Array, bindings: readonly Uint8Array[], report: (position: number, value: number) => void): void {
+function runKernel(
+  kernel: Kernel,
+  arena: Uint8Array,
+  bindings: readonly Uint8Array[],
+  report: (position: number, value: number) => void,
+): void {
   const values = new Map<Node, Float64Array>();
   const valueOf = (input: Node): Float64Array => {
     const operand = kernel.reads.get(input);
@@ -67,7 +64,10 @@ function runKernel(kernel: Kernel, arena: Uint8Array, bindings: readonly Uint8Ar
     return readView(held, view);
   };
   for (const node of kernel.nodes) {
-    values.set(node, evaluate(node, node.inputs.map(valueOf), ({ position, value }) => report(position, value)));
+    values.set(
+      node,
+      evaluate(node, node.inputs.map(valueOf), ({ position, value }) => report(position, value)),
+    );
   }
   for (const { node, operand } of kernel.writes) store(values.get(node) ?? valueOf(node), operand, arena, bindings);
 }
@@ -77,7 +77,10 @@ function bytesOf({ dtype, elements, storage }: Buffer, arena: Uint8Array, bindin
   const byteLength = elements * byteSize(dtype);
   if (storage.kind === "arena") return arena.subarray(storage.byteOffset, storage.byteOffset + byteLength);
   const bytes = bindings[storage.index];
-  invariant(bytes !== undefined && bytes.byteLength >= byteLength, () => `binding ${storage.index} holds ${bytes?.byteLength} of ${byteLength} bytes`);
+  invariant(
+    bytes !== undefined && bytes.byteLength >= byteLength,
+    () => `binding ${storage.index} holds ${bytes?.byteLength} of ${byteLength} bytes`,
+  );
   return bytes;
 }
 
@@ -101,7 +104,10 @@ function accessOf(dtype: DType): readonly [Getter, Setter] {
   if (plain !== undefined) return plain;
   invariant(isFloat(dtype) && dtype !== "float64", () => `${dtype} has no arithmetic`);
   const get: Getter = byteSize(dtype) === 2 ? HALF : (view, at) => view.getUint8(at);
-  const set: Setter = byteSize(dtype) === 2 ? (v, at, x) => v.setUint16(at, encode(x, dtype), true) : (v, at, x) => v.setUint8(at, encode(x, dtype));
+  const set: Setter =
+    byteSize(dtype) === 2
+      ? (v, at, x) => v.setUint16(at, encode(x, dtype), true)
+      : (v, at, x) => v.setUint8(at, encode(x, dtype));
   return [(view, at) => decode(get(view, at), dtype), set];
 }
 
@@ -113,7 +119,12 @@ function load(buffer: Buffer, arena: Uint8Array, bindings: readonly Uint8Array[]
   return Float64Array.from({ length: buffer.elements }, (_, i) => get(view, i * size));
 }
 
-function store(values: Float64Array, { buffer, view }: Operand, arena: Uint8Array, bindings: readonly Uint8Array[]): void {
+function store(
+  values: Float64Array,
+  { buffer, view }: Operand,
+  arena: Uint8Array,
+  bindings: readonly Uint8Array[],
+): void {
   const bytes = bytesOf(buffer, arena, bindings);
   const data = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const [, set] = accessOf(buffer.dtype);
