@@ -32,13 +32,6 @@ export function postorder(roots: readonly Node[], stop: (node: Node) => boolean 
   return [...done];
 }
 
-/** Number of reads of every node by the nodes that `roots` need. */
-export function userCounts(nodes: readonly Node[]): ReadonlyMap<Node, number> {
-  const counts = new Map<Node, number>();
-  for (const node of nodes) for (const input of node.inputs) counts.set(input, (counts.get(input) ?? 0) + 1);
-  return counts;
-}
-
 /**
  * Rebuilds the graph bottom-up: `rule` gets each node with its inputs already rewritten and returns its replacement
  * (itself: unchanged). A replacement has the same shape and dtype. Replacements are rewritten again until they stand.

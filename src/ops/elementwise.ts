@@ -37,7 +37,7 @@ export const ELEMENTWISE = nameRows({
   }),
   /** x · z, whose gradient for z reads y: the copy of x that was saved for backward, in whatever form. */
   mulSaved: pointwise({
-    arity: 3, accepts: "float", result: "same", autocast: "as-is", ulps: 0.5, domain: wideDomain, cheap: true, copies: { 1: 0 },
+    arity: 3, accepts: "float", result: "same", autocast: "widest", ulps: 0.5, domain: wideDomain, cheap: true, copies: { 1: 0 },
     value: (x, _, z) => mul(x, z),
     vjp: ({ g, ins: [, y, z] }) => [mul(g, z), c(0), mul(g, y)],
   }),

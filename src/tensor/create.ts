@@ -1,6 +1,6 @@
 /** Factories of tensors. */
 import { BinadeError } from "../errors.ts";
-import { type DType, encodeArray } from "../formats/index.ts";
+import { byteSize, type DType, encodeArray } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
 import { type Shape, showShape, sizeOf } from "../ops/shape.ts";
@@ -66,11 +66,17 @@ function nestingOf(values: Nested, flat: number[]): Shape {
  * A tensor over stored bytes, copied: row-major, little endian, 16-bit floats as their bits. The bytes must be as many as the
  * shape's elements take.
  *
+ * @throws BinadeError `shape.mismatch` for another number of bytes.
  * @example
  * fromBytes(new Uint8Array([0x80, 0x3f]), { shape: [1], dtype: "bfloat16" }); // [1]
  */
 export function fromBytes(bytes: Uint8Array, options: TensorOptions & { readonly shape: Shape; readonly dtype: DType }): Tensor {
-  return new Tensor(leafFromBytes(options.device ?? defaultDevice(), options.shape, options.dtype, bytes));
+  const { shape, dtype } = options;
+  const byteLength = sizeOf(shape) * byteSize(dtype);
+  if (bytes.byteLength !== byteLength) {
+    throw new BinadeError("shape.mismatch", `fromBytes: ${dtype} ${showShape(shape)} takes ${byteLength} bytes, got ${bytes.byteLength}; give as many`);
+  }
+  return new Tensor(leafFromBytes(options.device ?? defaultDevice(), shape, dtype, bytes));
 }
 
 /**

@@ -1,9 +1,11 @@
 /** Functions of several tensors: selection, joining, linear maps, norms, attention, losses. */
 import { BinadeError } from "../errors.ts";
+import { isFloat } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
 import { normalizeAxis } from "../ops/shape.ts";
 import { autocastDType, castOperands } from "../precision/autocast.ts";
+import { requireInteger } from "../precision/options.ts";
 import { composite, pointwise, rowsTimesMatrix } from "./apply.ts";
 import { type Operand, Tensor } from "./tensor.ts";
 
@@ -151,6 +153,10 @@ export interface CrossEntropyOptions {
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const { ignoreLabel = IGNORED_LABEL, reduction = "mean" } = options;
+  if (isFloat(labels.dtype)) {
+    throw new BinadeError("dtype.unsupported", `crossEntropy: labels are ${labels.dtype}, expected integers; cast them, for instance labels.cast("int32")`);
+  }
+  requireInteger("crossEntropy: ignoreLabel", ignoreLabel, -(2 ** 31));
   const targets = labels.cast("int32");
   const rows = new Tensor(composite("crossEntropyRows", [logits.node, targets.node], { ignore: ignoreLabel }));
   if (reduction === "none") return rows;

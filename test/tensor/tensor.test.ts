@@ -346,3 +346,19 @@ describe.each(DEVICES)("variables on %s", (device) => {
     expect(await doubled.item()).toBe(4);
   });
 });
+
+describe.each(DEVICES)("boundaries on %s", (device) => {
+  beforeAll(() => {
+    useDevice(device);
+  });
+
+  it("fromBytes takes exactly the shape's bytes", async () => {
+    await expectError(() => fromBytes(new Uint8Array(5), { shape: [3], dtype: "bfloat16" }), "shape.mismatch", /^fromBytes: .*6 bytes, got 5/);
+  });
+
+  it("a norm of 16-bit values takes float32 weights, and gives float32", async () => {
+    const normal = layerNorm(x().cast("bfloat16"), ones([3]), zeros([3]));
+    expect(normal.dtype).toBe("float32");
+    expect((await list(normal)).map((v) => v.toFixed(1))).toEqual(["-1.2", "0.0", "1.2", "-1.2", "0.0", "1.2"]);
+  });
+});

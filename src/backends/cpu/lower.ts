@@ -236,8 +236,13 @@ function row(kernel: Kernel): readonly Word[] {
   ];
 }
 
+const MULTIPLIED: readonly Node["dtype"][] = ["float32", "bfloat16", "float16"];
+
 /** Operand of a product: its memory, and the dtype to which packing rounds it (an inlined cast). */
 function matrix(kernel: Kernel, input: Node): { operand: Operand; format: Node["dtype"] } {
+  if (!MULTIPLIED.includes(input.dtype)) {
+    throw new BinadeError("dtype.unsupported", `matmul: the cpu device multiplies ${MULTIPLIED.join(", ")}, got ${input.dtype}; cast the operands, for instance x.cast("bfloat16")`);
+  }
   const direct = kernel.reads.get(input);
   if (direct !== undefined) return { operand: direct, format: input.dtype };
   const below = kernel.reads.get(inputOf(input, 0));

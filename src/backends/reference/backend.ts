@@ -24,6 +24,7 @@ export class ReferenceBackend extends HostBackend {
   override readonly capabilities: Backend["capabilities"];
 
   constructor({ fuse = false, cores = new Set() }: ReferenceOptions = {}) {
+    super();
     this.capabilities = { dtypes: new Set(DTYPES.filter((d) => d !== "int64")), cores, fuse };
   }
 
