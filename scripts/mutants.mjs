@@ -80,9 +80,9 @@ const MUTANTS = [
   {
     name: "step 3 and later replays stale inputs",
     file: "src/tensor/compile.ts",
-    find: "const argumentValues = await Promise.all(leaves.map((leaf) => this.#argument(leaf)));",
+    find: "const given = leaves.map(requireValue);",
     replace:
-      "const self = this as unknown as { calls?: number; stale?: LeafValue[] };\n    self.calls = (self.calls ?? 0) + 1;\n    const fresh = await Promise.all(leaves.map((leaf) => this.#argument(leaf)));\n    const argumentValues = self.calls >= 3 ? (self.stale ?? fresh) : fresh;\n    self.stale = argumentValues;",
+      "const self = this as unknown as { calls?: number; stale?: LeafValue[] };\n    self.calls = (self.calls ?? 0) + 1;\n    const fresh = leaves.map(requireValue);\n    const given = self.calls >= 3 ? (self.stale ?? fresh) : fresh;\n    self.stale = given;",
     test: "test/tensor/compile.test.ts",
     expected: "replays with new arguments, far beyond the first steps",
   },

@@ -57,6 +57,10 @@ const kindOf = (node: Node): KernelKind => {
   }
 };
 
+/** Values that one kernel may load and compute, and reductions that may share a pass: an engine's registers are few. */
+const MAX_VALUES = 128;
+const MAX_REDUCTIONS = 16;
+
 /** Kernels whose result passes through an expression before it is stored. */
 const HAS_EPILOGUE: ReadonlySet<KernelKind> = new Set(["pointwise", "reduce", "row", "contraction"]);
 /** Kernels whose operands pass through expressions after they are loaded. */
@@ -147,7 +151,7 @@ class Fusion {
 
   /** The consumer is pointwise, over the producer's result. */
   #canAppend(producer: Cluster, consumer: Cluster): boolean {
-    if (consumer.kind !== "pointwise" || !HAS_EPILOGUE.has(producer.kind)) return false;
+    if (consumer.kind !== "pointwise" || !HAS_EPILOGUE.has(producer.kind) || !this.#isSmall(producer, consumer)) return false;
     const [core] = producer.cores;
     // A row kernel's epilogue runs over whole rows; a core that yields one value per row has none.
     if (producer.kind === "row" && core !== undefined && sizeOf(core.shape) !== sizeOf(operandDomain(core))) return false;
@@ -156,11 +160,33 @@ class Fusion {
 
   /** The producer is pointwise, over the consumer core's operand, and only the core reads it there. */
   #canPrepend(producer: Cluster, consumer: Cluster): boolean {
-    if (producer.kind !== "pointwise" || !HAS_PROLOGUE.has(consumer.kind)) return false;
+    if (producer.kind !== "pointwise" || !HAS_PROLOGUE.has(consumer.kind) || !this.#isSmall(producer, consumer)) return false;
     for (const node of consumer.epilogue) for (const { base } of this.#operands(node)) if (producer.epilogue.has(base)) return false;
     const [core] = consumer.cores;
     if (core === undefined || (reordersOperand(core) && [...producer.epilogue].some((node) => this.#drawsRandom(node)))) return false;
     return this.#fits(operandDomain(core), producer.epilogue);
+  }
+
+  /** One kernel can hold what both load, compute anew and compute. */
+  #isSmall(one: Cluster, other: Cluster): boolean {
+    const values = new Set<Node>();
+    const visit = (node: Node): void => {
+      for (const input of node.inputs) {
+        const { base } = sourceOf(input);
+        const value = this.#inline.has(base) ? base : input;
+        if (values.has(value)) continue;
+        values.add(value);
+        if (value === base && this.#inline.has(base)) visit(base);
+      }
+    };
+    for (const cluster of [one, other]) {
+      for (const node of cluster.members()) {
+        values.add(node);
+        visit(node);
+        if (values.size > MAX_VALUES) return false;
+      }
+    }
+    return true;
   }
 
   /** The node is random numbers or computes them anew: its elements depend on their positions in the kernel. */
@@ -242,7 +268,8 @@ class Fusion {
       const key = accepts(cluster) ? siblingKey(cluster) : null;
       const first = key === null ? undefined : byKey.get(key);
       if (key === null) continue;
-      if (first === undefined) byKey.set(key, cluster);
+      const isFull = first !== undefined && cluster.kind === "reduce" && (first.cores.length + cluster.cores.length > MAX_REDUCTIONS || !this.#isSmall(first, cluster));
+      if (first === undefined || isFull) byKey.set(key, cluster);
       else if (!this.#reaches(first, cluster) && !this.#reaches(cluster, first)) this.#join(first, cluster);
     }
   }

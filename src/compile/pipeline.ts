@@ -18,13 +18,17 @@ export function compileProgram(request: Request, capabilities: Capabilities): Pr
   const roots = [...simple.outputs, ...simple.assignments.values()];
   verify(roots);
   const nodes = topological(roots);
-  requireDTypes(nodes, capabilities);
+  requireSupport(nodes, capabilities);
   const parts = partition(nodes, simple, capabilities.fuse);
   const plan = schedule(parts, simple);
   return new Assembly(nodes, simple, parts, plan).program();
 }
 
-function requireDTypes(nodes: readonly Node[], { dtypes }: Capabilities): void {
+function requireSupport(nodes: readonly Node[], { dtypes, maxRank = Number.POSITIVE_INFINITY }: Capabilities): void {
+  const deep = nodes.find((n) => n.shape.length > maxRank);
+  if (deep !== undefined) {
+    throw new BinadeError("shape.invalid", `${describe(deep)}: this device takes at most ${maxRank} axes, got ${deep.shape.length}; reshape, or use the reference device`);
+  }
   const foreign = nodes.find((n) => !dtypes.has(n.dtype));
   if (foreign === undefined) return;
   throw new BinadeError("dtype.unsupported", `${describe(foreign)}: this device has no ${foreign.dtype} arithmetic; cast to float32, or use the reference device`);

@@ -9,6 +9,8 @@ export interface Capabilities {
   readonly dtypes: ReadonlySet<DType>;
   /** Native cores (`family:core`) that run whole instead of being decomposed. */
   readonly cores: ReadonlySet<string>;
+  /** Most axes of a tensor. Default: any number. */
+  readonly maxRank?: number;
   /** Whether several nodes may share a kernel. */
   readonly fuse: boolean;
 }

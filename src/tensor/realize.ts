@@ -3,7 +3,7 @@ import { BinadeError } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
-import { deviceOf, execute, promiseLeaf, realizedLeaf, requireValue, substituteRealized } from "./runtime.ts";
+import { adoptLeaf, deviceOf, execute, promiseLeaf, realizedLeaf, requireValue, substituteRealized } from "./runtime.ts";
 import { isTracing } from "./trace.ts";
 import { takePending, type Variable } from "./variable.ts";
 
@@ -76,12 +76,15 @@ function queueRun(device: Device, { wanted, assigned }: Work): Promise<void> {
   const run = prepareRun(device, { wanted, assigned });
   for (const variable of assigned.keys()) variable.commit();
   const results = wanted.map((node) => promiseLeaf(device, node));
+  // What was read after an assignment is the variable's value until that changes again.
+  const adopted = [...assigned].map(([variable, value]) => adoptLeaf(value, variable.leaf));
   const done = device.enqueue(async () => {
     try {
       const buffers = await run();
       for (const [i, buffer] of buffers.entries()) results[i]?.settle(buffer);
     } catch (error) {
       for (const result of results) result.fail(error);
+      for (const { undo } of adopted) undo();
       throw error;
     }
   });

@@ -74,6 +74,17 @@ export function promiseLeaf(device: Device, node: Node): Promised {
   };
 }
 
+/** From now on `node`, which was assigned to a variable, is read from the variable's leaf; `undo` if the assignment failed. */
+export function adoptLeaf(node: Node, leaf: Node): { readonly undo: () => void } {
+  const adopts = realizedLeaf(node) === node && readsLeaf(node) && !values.has(node);
+  if (adopts) realized.set(node, leaf);
+  return {
+    undo: () => {
+      if (adopts && realized.get(node) === leaf) realized.delete(node);
+    },
+  };
+}
+
 /** The node is computed anew when it is next needed. */
 function forgetRealized(node: Node): void {
   realized.delete(node);
@@ -107,7 +118,7 @@ export function substituteRealized(request: Request): Request {
 }
 
 /** The leaf that takes a computed node's place in graphs on its device. */
-const heldLeaf = (node: Node): Node | undefined => (placeless.has(node) ? undefined : realized.get(node));
+const heldLeaf = (node: Node): Node | undefined => (placeless.has(node) || realizedLeaf(node) === node ? undefined : realized.get(node));
 
 function readsLeaf(node: Node): boolean {
   const seen = new Set<Node>();
@@ -121,7 +132,11 @@ function readsLeaf(node: Node): boolean {
   return false;
 }
 
-export const realizedLeaf = (node: Node): Node => realized.get(node) ?? node;
+/** The leaf that holds a computed node's value; the node itself while it is not computed, or not any more. */
+export function realizedLeaf(node: Node): Node {
+  const leaf = realized.get(node);
+  return leaf === undefined || !values.has(leaf) ? node : leaf;
+}
 
 /** The device on which a graph's leaves live; `fallback` if it has none. Two devices in one graph are a mistake. */
 export function deviceOf(roots: readonly Node[], fallback: () => Device): Device {

@@ -26,6 +26,10 @@ export const OPCODES: Readonly<Record<Opcode, number>> = Object.fromEntries(
   [...Object.keys(FN), ...EXTRA_OPCODES].map((name, code) => [name, code]),
 ) as Record<Opcode, number>;
 
+/** Most axes of a kernel's domain, and most registers of a pointwise program. */
+export const MAX_RANK = 16;
+export const MAX_REGISTERS = 256;
+
 /** Kernel codes, in order. Layouts are given below. */
 export const KERNELS = ["pointwise", "reduce", "row", "matmul", "gather", "scatterAdd", "attention", "attentionBackward"] as const;
 /** How a reduction combines float32 lanes. argMax/argMin yield int32 positions (first on ties; the first NaN wins). */

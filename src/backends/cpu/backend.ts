@@ -3,7 +3,7 @@ import type { Capabilities, Program } from "../../compile/program.ts";
 import { BinadeError } from "../../errors.ts";
 import { DTYPES } from "../../formats/index.ts";
 import { type Backend, type Executable, HostBackend, hostBytes } from "../backend.ts";
-import { ROW_CORES } from "./abi.ts";
+import { MAX_RANK, ROW_CORES } from "./abi.ts";
 import { type Addon, loadAddon } from "./loader.ts";
 import { lowerProgram } from "./lower.ts";
 
@@ -27,6 +27,8 @@ export function openCpu({ threads }: CpuOptions): CpuResult {
 }
 
 const CAPABILITIES: Capabilities = {
+  // A reduction may add an axis of extent 1 to those of its operand.
+  maxRank: MAX_RANK - 1,
   dtypes: new Set(DTYPES.filter((d) => d !== "float64" && d !== "int64")),
   cores: new Set([
     ...ROW_CORES.map((core) => `row:${core}`),

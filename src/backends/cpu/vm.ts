@@ -3,7 +3,7 @@ import type { Operand } from "../../compile/program.ts";
 import { type DType, isFloat } from "../../formats/index.ts";
 import { type Dialect, FN, type Fn } from "../../ops/expr.ts";
 import type { View } from "../../ops/shape.ts";
-import { type Opcode, OPCODES } from "./abi.ts";
+import { MAX_REGISTERS, type Opcode, OPCODES } from "./abi.ts";
 import { floatBits, viewWords, type Word } from "./words.ts";
 
 /** A virtual register. */
@@ -146,7 +146,9 @@ export class VmBuilder {
 
   /** The section's words. */
   words(): readonly Word[] {
-    const { physical, count } = this.#allocate();
+    const hoisted = this.#allocate(this.#invariants());
+    // Computing what is the same in every block once per task costs a register for good.
+    const { physical, count } = hoisted.count <= MAX_REGISTERS ? hoisted : this.#allocate(new Set());
     const at = (r: Register | undefined): Word => (r === undefined ? 0 : (physical.get(r) ?? 0));
     return [
       Math.max(1, count),
@@ -172,9 +174,8 @@ export class VmBuilder {
     return fixed;
   }
 
-  /** Linear scan: loads are live from the start, every other register from its instruction, each until its last use; invariants for good. */
-  #allocate(): { physical: ReadonlyMap<Register, number>; count: number } {
-    const fixed = this.#invariants();
+  /** Linear scan: loads are live from the start, every other register from its instruction, each until its last use; those of `fixed` for good. */
+  #allocate(fixed: ReadonlySet<Register>): { physical: ReadonlyMap<Register, number>; count: number } {
     const lastUse = new Map<Register, number>();
     this.#instructions.forEach(({ args }, i) => {
       for (const r of args) lastUse.set(r, i);
