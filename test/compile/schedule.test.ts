@@ -241,6 +241,7 @@ describe("kernels", () => {
     let node = x;
     for (let i = 0; i < 3000; i++) node = b.cos(node);
     const { kernels } = await check([node], new Map(), [x]);
-    expect(kernels).toHaveLength(1);
+    // A kernel holds up to 128 values.
+    expect(kernels.length).toBeLessThan(30);
   });
 });

@@ -70,6 +70,17 @@ describe.each(DEVICES)("order on %s", (device) => {
     expect([await (await second).item(), await (await third).item()]).toEqual([101, 51]);
   });
 
+  it("what was read after an assignment is the variable's value, also once it is stored", async () => {
+    const w = counter(1);
+    w.assign(w.read().add(1));
+    const [read, doubled] = [w.read(), w.read().mul(2)];
+    expect(numberOf(await w.bytes())).toBe(2);
+    expect([await doubled.item(), await read.item()]).toEqual([4, 2]);
+    w.assign(tensor([1]).gather(tensor(9, { dtype: "int32" })));
+    await expect(w.bytes()).rejects.toThrow(/index 9/);
+    expect([await w.read().item(), await w.read().mul(3).item()]).toEqual([2, 6]);
+  });
+
   it("loading comes after assignments that read the old value", async () => {
     const [w, u] = [counter(3), counter()];
     u.assign(w.read().mul(2));
