@@ -1,8 +1,9 @@
 /** The public surface: re-exports only. */
-export { type DeviceKind } from "./backends/backend.ts";
+export type { DeviceKind } from "./backends/backend.ts";
 export { BinadeError, type ErrorCode } from "./errors.ts";
 export { type DType, FORMATS } from "./formats/index.ts";
 export * as nn from "./nn/index.ts";
+export * as optim from "./optim/index.ts";
 export {
   allFinite,
   clipByGlobalNorm,
@@ -13,7 +14,6 @@ export {
   readOutcome,
   type StepOutcome,
 } from "./optim/index.ts";
-export * as optim from "./optim/index.ts";
 export { autocast, autocastDType } from "./precision/autocast.ts";
 export {
   initialLossScale,
@@ -26,16 +26,16 @@ export {
 } from "./precision/lossScale.ts";
 export { formatPolicy, type Policy, parsePolicy } from "./precision/policy.ts";
 export { type Compiled, compile, debug } from "./tensor/compile.ts";
-export { arange, fromBytes, full, ones, tensor, type TensorOptions, zeros } from "./tensor/create.ts";
+export { arange, fromBytes, full, ones, type TensorOptions, tensor, zeros } from "./tensor/create.ts";
 export { Device } from "./tensor/device.ts";
 export { defaultDevice, onNotice, useDevice } from "./tensor/devices.ts";
 export { describeCast, type ExplainedCast, explain } from "./tensor/explain.ts";
 export {
   type AttentionOptions,
   binaryCrossEntropyWithLogits,
+  type CrossEntropyOptions,
   concatenate,
   crossEntropy,
-  type CrossEntropyOptions,
   embedding,
   layerNorm,
   linear,
@@ -44,7 +44,15 @@ export {
   scaledDotProductAttention,
   where,
 } from "./tensor/functions.ts";
-export { type Grads, gradients, gradientsFrom, gradientsOf, mapGradients, type Parameters, type ScaledLoss } from "./tensor/gradients.ts";
+export {
+  type Grads,
+  gradients,
+  gradientsFrom,
+  gradientsOf,
+  mapGradients,
+  type Parameters,
+  type ScaledLoss,
+} from "./tensor/gradients.ts";
 export { RandomStream } from "./tensor/random.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export { HostNumber, Variable } from "./tensor/variable.ts";

@@ -12,11 +12,17 @@ import { cotangentDType, fanIn, requestedDType } from "./cotangent.ts";
  */
 export function gradients(scalar: Node, targets: readonly Node[]): ReadonlyMap<Node, Node> {
   if (scalar.shape.length !== 0 || !isFloat(scalar.dtype)) {
-    throw new BinadeError("autodiff.notDifferentiable", `gradients: expected a floating scalar, got ${scalar.dtype} ${showShape(scalar.shape)}; reduce it first, for instance loss.mean()`);
+    throw new BinadeError(
+      "autodiff.notDifferentiable",
+      `gradients: expected a floating scalar, got ${scalar.dtype} ${showShape(scalar.shape)}; reduce it first, for instance loss.mean()`,
+    );
   }
   const whole = targets.find((t) => !isFloat(t.dtype));
   if (whole !== undefined) {
-    throw new BinadeError("autodiff.notDifferentiable", `gradients: ${describe(whole)} holds integers, which have no gradient; pass floating tensors`);
+    throw new BinadeError(
+      "autodiff.notDifferentiable",
+      `gradients: ${describe(whole)} holds integers, which have no gradient; pass floating tensors`,
+    );
   }
   return pull(new Map([[scalar, build.constant(1, [], scalar.dtype)]]), targets);
 }
@@ -28,7 +34,10 @@ export function gradients(scalar: Node, targets: readonly Node[]): ReadonlyMap<N
  */
 function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[], within = false): ReadonlyMap<Node, Node> {
   const isTarget = new Set(targets);
-  const nodes = dependents(postorder([...seeds.keys()], (node) => within && isTarget.has(node)), isTarget);
+  const nodes = dependents(
+    postorder([...seeds.keys()], (node) => within && isTarget.has(node)),
+    isTarget,
+  );
   const contributions = new Map<Node, Node[]>();
   for (const [node, g] of seeds) contributions.set(node, [g]);
   const result = new Map<Node, Node>();
@@ -64,11 +73,17 @@ function spread(node: Node, g: Node, active: ReadonlySet<Node>, contributions: M
   });
 }
 
-function operandCotangents(node: Node, g: Node, active: ReadonlySet<Node>): readonly ((() => Node) | null | undefined)[] {
+function operandCotangents(
+  node: Node,
+  g: Node,
+  active: ReadonlySet<Node>,
+): readonly ((() => Node) | null | undefined)[] {
   const { op, inputs, attributes } = node;
   if (op.vjp === "none") return [];
-  if (op.vjp !== "decompose") return op.vjp({ b: build, g, out: node, ins: inputs, attributes, wanted: inputs.map(requestedDType) });
-  if (op.kind !== "composite") throw new BinadeError("internal", `internal: ${op.name} has neither a gradient nor a decomposition`);
+  if (op.vjp !== "decompose")
+    return op.vjp({ b: build, g, out: node, ins: inputs, attributes, wanted: inputs.map(requestedDType) });
+  if (op.kind !== "composite")
+    throw new BinadeError("internal", `internal: ${op.name} has neither a gradient nor a decomposition`);
   const distinct = [...new Set(inputs)].filter((n) => active.has(n));
   const through = pull(new Map([[op.decompose(build, inputs, attributes), g]]), distinct, true);
   // The pulled cotangent of an operand already covers all its positions: it is handed over once.

@@ -16,7 +16,9 @@ export function cotangentDType(node: Node): DType {
   if (x === undefined) return node.dtype;
   if (node.op.kind === "movement") return cotangentDType(x);
   const converts = node.op.kind === "pointwise" && node.op.converts === true;
-  return converts && isFloat(x.dtype) && isFloat(node.dtype) && FORMATS[x.dtype].bits > FORMATS[node.dtype].bits ? x.dtype : node.dtype;
+  return converts && isFloat(x.dtype) && isFloat(node.dtype) && FORMATS[x.dtype].bits > FORMATS[node.dtype].bits
+    ? x.dtype
+    : node.dtype;
 }
 
 /**
@@ -57,14 +59,24 @@ function tile(contributions: readonly Node[]): Node | null {
   const [first] = boxes;
   if (first === undefined || boxes.length !== contributions.length) return null;
   const axis = first.part.shape.findIndex((n, i) => n !== first.whole[i]);
-  if (axis < 0 || boxes.some((box) => box.part.dtype !== first.part.dtype || !spansAllBut(axis, box.part.shape, first.whole))) return null;
+  if (
+    axis < 0 ||
+    boxes.some((box) => box.part.dtype !== first.part.dtype || !spansAllBut(axis, box.part.shape, first.whole))
+  )
+    return null;
   boxes.sort((a, b) => extent(a.start, axis) - extent(b.start, axis));
   let end = 0;
   for (const box of boxes) {
     if (box.start[axis] !== end) return null;
     end += extent(box.part.shape, axis);
   }
-  return end === first.whole[axis] ? build.concatenate(boxes.map((box) => box.part), axis) : null;
+  return end === first.whole[axis]
+    ? build.concatenate(
+        boxes.map((box) => box.part),
+        axis,
+      )
+    : null;
 }
 
-const spansAllBut = (axis: number, part: Shape, whole: Shape): boolean => part.every((n, i) => i === axis || n === whole[i]);
+const spansAllBut = (axis: number, part: Shape, whole: Shape): boolean =>
+  part.every((n, i) => i === axis || n === whole[i]);

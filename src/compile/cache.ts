@@ -17,10 +17,14 @@ export function structureOf({ outputs, assignments }: Request): Structure {
   const leaves: Node[] = [];
   const lines = postorder(roots).map((node, i) => {
     numbers.set(node, i);
-    if (!isInput(node)) return `${opId(node.op)}(${node.inputs.map((n) => numbers.get(n)).join()})${attributesKey(node.attributes)}`;
+    if (!isInput(node))
+      return `${opId(node.op)}(${node.inputs.map((n) => numbers.get(n)).join()})${attributesKey(node.attributes)}`;
     leaves.push(node);
     return `${node.dtype}[${node.shape.join()}]`;
   });
   const show = (nodes: Iterable<Node>): string => [...nodes].map((n) => numbers.get(n)).join();
-  return { key: `${lines.join(";")}→${show(outputs)}|${show(assignments.keys())}=${show(assignments.values())}`, leaves };
+  return {
+    key: `${lines.join(";")}→${show(outputs)}|${show(assignments.keys())}=${show(assignments.values())}`,
+    leaves,
+  };
 }

@@ -1,8 +1,8 @@
 /** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
 import type { Node } from "../ir/graph.ts";
-import { reshapeView, sameShape, type Shape, sizeOf } from "../ops/shape.ts";
+import { reshapeView, type Shape, sameShape, sizeOf } from "../ops/shape.ts";
 import { inlined, isCopy, isRandom, type Reader, readersOf, reordersOperand, type Source, sourceOf } from "./inline.ts";
-import { type KernelKind, type Request } from "./program.ts";
+import type { KernelKind, Request } from "./program.ts";
 
 /** Nodes that one kernel computes. `domain` is what its pointwise part runs over: for a core with an epilogue, the core's result. */
 export interface Group {
@@ -126,8 +126,14 @@ class Fusion {
   #pull(node: Node, readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>): void {
     for (const { base, linear } of [...this.#operands(node)]) {
       const [producer, consumer] = [this.#clusterOf.get(base), this.#clusterOf.get(node)];
-      if (!linear || producer === undefined || consumer === undefined || producer === consumer || required.has(base)) continue;
-      if (!this.#readOnlyBy(base, consumer, readers) || !this.#canPrepend(producer, consumer) || this.#cycles(producer, consumer)) continue;
+      if (!linear || producer === undefined || consumer === undefined || producer === consumer || required.has(base))
+        continue;
+      if (
+        !this.#readOnlyBy(base, consumer, readers) ||
+        !this.#canPrepend(producer, consumer) ||
+        this.#cycles(producer, consumer)
+      )
+        continue;
       this.#prepend(producer, consumer);
       this.#pull(base, readers, required);
     }
@@ -135,7 +141,9 @@ class Fusion {
 
   /** Every kernel that reads `base`, inlined expressions looked through, is `cluster`. */
   #readOnlyBy(base: Node, cluster: Cluster, readers: ReadonlyMap<Node, readonly Reader[]>): boolean {
-    return (readers.get(base) ?? []).every(({ node }) => (this.#inline.has(node) ? this.#readOnlyBy(node, cluster, readers) : this.#clusterOf.get(node) === cluster));
+    return (readers.get(base) ?? []).every(({ node }) =>
+      this.#inline.has(node) ? this.#readOnlyBy(node, cluster, readers) : this.#clusterOf.get(node) === cluster,
+    );
   }
 
   /** Merges `node`'s cluster with those of its operands, latest first, wherever that is legal. */
@@ -145,25 +153,31 @@ class Fusion {
       const [producer, consumer] = [this.#clusterOf.get(base), this.#clusterOf.get(node)];
       if (producer === undefined || consumer === undefined || producer === consumer) continue;
       if (this.#canAppend(producer, consumer) && !this.#cycles(producer, consumer)) this.#append(producer, consumer);
-      else if (this.#canPrepend(producer, consumer) && !this.#cycles(producer, consumer)) this.#prepend(producer, consumer);
+      else if (this.#canPrepend(producer, consumer) && !this.#cycles(producer, consumer))
+        this.#prepend(producer, consumer);
     }
   }
 
   /** The consumer is pointwise, over the producer's result. */
   #canAppend(producer: Cluster, consumer: Cluster): boolean {
-    if (consumer.kind !== "pointwise" || !HAS_EPILOGUE.has(producer.kind) || !this.#isSmall(producer, consumer)) return false;
+    if (consumer.kind !== "pointwise" || !HAS_EPILOGUE.has(producer.kind) || !this.#isSmall(producer, consumer))
+      return false;
     const [core] = producer.cores;
     // A row kernel's epilogue runs over whole rows; a core that yields one value per row has none.
-    if (producer.kind === "row" && core !== undefined && sizeOf(core.shape) !== sizeOf(operandDomain(core))) return false;
+    if (producer.kind === "row" && core !== undefined && sizeOf(core.shape) !== sizeOf(operandDomain(core)))
+      return false;
     return this.#fits(domainOf(producer), consumer.epilogue);
   }
 
   /** The producer is pointwise, over the consumer core's operand, and only the core reads it there. */
   #canPrepend(producer: Cluster, consumer: Cluster): boolean {
-    if (producer.kind !== "pointwise" || !HAS_PROLOGUE.has(consumer.kind) || !this.#isSmall(producer, consumer)) return false;
-    for (const node of consumer.epilogue) for (const { base } of this.#operands(node)) if (producer.epilogue.has(base)) return false;
+    if (producer.kind !== "pointwise" || !HAS_PROLOGUE.has(consumer.kind) || !this.#isSmall(producer, consumer))
+      return false;
+    for (const node of consumer.epilogue)
+      for (const { base } of this.#operands(node)) if (producer.epilogue.has(base)) return false;
     const [core] = consumer.cores;
-    if (core === undefined || (reordersOperand(core) && [...producer.epilogue].some((node) => this.#drawsRandom(node)))) return false;
+    if (core === undefined || (reordersOperand(core) && [...producer.epilogue].some((node) => this.#drawsRandom(node))))
+      return false;
     return this.#fits(operandDomain(core), producer.epilogue);
   }
 
@@ -207,7 +221,8 @@ class Fusion {
   #walkable(node: Node, domain: Shape): boolean {
     return node.inputs.every((input) => {
       const { base, view } = sourceOf(input);
-      if (this.#inline.has(base)) return base.op.kind === "source" ? base.op.source !== "iota" : this.#walkable(base, domain);
+      if (this.#inline.has(base))
+        return base.op.kind === "source" ? base.op.source !== "iota" : this.#walkable(base, domain);
       return reshapeView(view, domain) !== null;
     });
   }
@@ -230,7 +245,8 @@ class Fusion {
   /** Whether `to` reads a result of `from` through a view, also if it reads another (or the same) element for element: it must be stored first. */
   #readsThroughView(to: Cluster, from: Cluster): boolean {
     for (const node of to.members()) {
-      for (const { base, linear } of this.#operands(node)) if (!linear && this.#clusterOf.get(base) === from) return true;
+      for (const { base, linear } of this.#operands(node))
+        if (!linear && this.#clusterOf.get(base) === from) return true;
     }
     return false;
   }
@@ -268,7 +284,10 @@ class Fusion {
       const key = accepts(cluster) ? siblingKey(cluster) : null;
       const first = key === null ? undefined : byKey.get(key);
       if (key === null) continue;
-      const isFull = first !== undefined && cluster.kind === "reduce" && (first.cores.length + cluster.cores.length > MAX_REDUCTIONS || !this.#isSmall(first, cluster));
+      const isFull =
+        first !== undefined &&
+        cluster.kind === "reduce" &&
+        (first.cores.length + cluster.cores.length > MAX_REDUCTIONS || !this.#isSmall(first, cluster));
       if (first === undefined || isFull) byKey.set(key, cluster);
       else if (!this.#reaches(first, cluster) && !this.#reaches(cluster, first)) this.#join(first, cluster);
     }
@@ -331,7 +350,9 @@ function siblingKey({ kind, cores }: Cluster): string | null {
 function sharedOperand(x: Node): string {
   let node = sourceOf(x).base;
   while (node.op.kind === "pointwise") {
-    const [next] = node.inputs.map((n) => sourceOf(n)).filter((s) => s.linear && sizeOf(s.base.shape) === sizeOf(node.shape));
+    const [next] = node.inputs
+      .map((n) => sourceOf(n))
+      .filter((s) => s.linear && sizeOf(s.base.shape) === sizeOf(node.shape));
     if (next === undefined) break;
     node = next.base;
   }

@@ -71,7 +71,13 @@ export function readersOf(nodes: readonly Node[]): ReadonlyMap<Node, readonly Re
 /** A movement that strides cannot express from its operand's stored elements: a kernel of its own. */
 export const isCopy = (node: Node): boolean => node.op.kind === "movement" && sourceOf(node).base === node;
 
-function chainLength(node: Node, known: ReadonlyMap<Node, number>, readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>, fuse: boolean): number | null {
+function chainLength(
+  node: Node,
+  known: ReadonlyMap<Node, number>,
+  readers: ReadonlyMap<Node, readonly Reader[]>,
+  required: ReadonlySet<Node>,
+  fuse: boolean,
+): number | null {
   if (required.has(node)) return null;
   const uses = readers.get(node) ?? [];
   const { op } = node;
@@ -80,14 +86,17 @@ function chainLength(node: Node, known: ReadonlyMap<Node, number>, readers: Read
   const cheap = op.kind === "pointwise" && op.cheap;
   if (!fuse || (!generated && !cheap)) return null;
   const converts = op.kind === "pointwise" && op.converts === true;
-  if (!uses.every((use) => use.direct && (absorbsAny(use.node) || (converts && use.node.op.kind === "contraction")))) return null;
+  if (!uses.every((use) => use.direct && (absorbsAny(use.node) || (converts && use.node.op.kind === "contraction"))))
+    return null;
   if (uses.some((use) => reordersOperand(use.node)) && drawsRandom(node, known)) return null;
   if (generated) return 1;
   const widens = converts && node.inputs.every((n) => byteSize(n.dtype) < byteSize(node.dtype));
   if (uses.length < 2 && !widens && !uses.some((use) => use.node.op.kind === "contraction")) return null;
   const operands = [...new Set(node.inputs)];
   const length = 1 + operands.reduce((sum, n) => sum + (known.get(n) ?? 0), 0);
-  const readsStored = uses.some((use) => use.node.op.kind === "contraction") ? operands.every((n) => !known.has(n)) : true;
+  const readsStored = uses.some((use) => use.node.op.kind === "contraction")
+    ? operands.every((n) => !known.has(n))
+    : true;
   return length <= CHEAP_CHAIN && readsStored && operandBytes(operands, known) <= bytesOf(node) ? length : null;
 }
 

@@ -13,7 +13,10 @@ export const align = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * A
  * Offsets such that buffers alive at the same time never overlap, 64-byte aligned. Greedy by size: the largest buffer
  * first, each at the lowest offset that is free during its lifetime (Pisarchyk, Lee 2020, arXiv:2001.03288, "greedy by size").
  */
-export function planOffsets(lifetimes: readonly Lifetime[]): { readonly offsets: readonly number[]; readonly byteLength: number } {
+export function planOffsets(lifetimes: readonly Lifetime[]): {
+  readonly offsets: readonly number[];
+  readonly byteLength: number;
+} {
   const bySize = lifetimes.map((_, i) => i).sort((a, b) => sizeAt(lifetimes, b) - sizeAt(lifetimes, a) || a - b);
   const placed: { start: number; end: number; life: Lifetime }[] = [];
   const offsets = new Array<number>(lifetimes.length).fill(0);
@@ -22,7 +25,10 @@ export function planOffsets(lifetimes: readonly Lifetime[]): { readonly offsets:
     const life = lifetimes[i];
     if (life === undefined) continue;
     const size = align(life.byteLength);
-    const start = lowestGap(placed.filter((p) => p.life.from <= life.to && life.from <= p.life.to), size);
+    const start = lowestGap(
+      placed.filter((p) => p.life.from <= life.to && life.from <= p.life.to),
+      size,
+    );
     placed.push({ start, end: start + size, life });
     offsets[i] = start;
     total = Math.max(total, start + size);

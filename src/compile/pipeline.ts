@@ -27,11 +27,17 @@ export function compileProgram(request: Request, capabilities: Capabilities): Pr
 function requireSupport(nodes: readonly Node[], { dtypes, maxRank = Number.POSITIVE_INFINITY }: Capabilities): void {
   const deep = nodes.find((n) => n.shape.length > maxRank);
   if (deep !== undefined) {
-    throw new BinadeError("shape.invalid", `${describe(deep)}: this device takes at most ${maxRank} axes, got ${deep.shape.length}; reshape, or use the reference device`);
+    throw new BinadeError(
+      "shape.invalid",
+      `${describe(deep)}: this device takes at most ${maxRank} axes, got ${deep.shape.length}; reshape, or use the reference device`,
+    );
   }
   const foreign = nodes.find((n) => !dtypes.has(n.dtype));
   if (foreign === undefined) return;
-  throw new BinadeError("dtype.unsupported", `${describe(foreign)}: this device has no ${foreign.dtype} arithmetic; cast to float32, or use the reference device`);
+  throw new BinadeError(
+    "dtype.unsupported",
+    `${describe(foreign)}: this device has no ${foreign.dtype} arithmetic; cast to float32, or use the reference device`,
+  );
 }
 
 type StorageSlot = { arena: number } | { binding: number };
@@ -64,7 +70,8 @@ class Assembly {
   program(): Program {
     for (const [variable, value] of this.#plan.inPlace) this.#slots.set(value, this.#slotOf(variable));
     const outputs = this.#request.outputs.map((node) => this.#placeOutput(node));
-    for (const [variable, value] of this.#plan.copies) this.#copies.push({ value, slot: this.#slotOf(variable), commits: true, staged: isInput(sourceOf(value).base) });
+    for (const [variable, value] of this.#plan.copies)
+      this.#copies.push({ value, slot: this.#slotOf(variable), commits: true, staged: isInput(sourceOf(value).base) });
     const stored = this.#storedNodes();
     this.#measure(stored);
     const { offsets, byteLength } = planOffsets(this.#lifetimes);
@@ -76,7 +83,11 @@ class Assembly {
       kernels: [...kernels.slice(0, commitFrom), ...before, ...kernels.slice(commitFrom), ...after],
       commitFrom: commitFrom + before.length,
       arenaByteLength: byteLength,
-      bindings: this.#bindings.map(({ role, node }, index) => ({ role, node, buffer: bufferOf(node, { kind: "binding", index }) })),
+      bindings: this.#bindings.map(({ role, node }, index) => ({
+        role,
+        node,
+        buffer: bufferOf(node, { kind: "binding", index }),
+      })),
       outputs,
     };
   }
@@ -99,7 +110,8 @@ class Assembly {
   /** Nodes that some other kernel reads, or that are asked for. */
   #storedNodes(): ReadonlySet<Node> {
     const stored = new Set<Node>();
-    for (const group of this.#plan.order) for (const node of readsOf(group, this.#parts.inline)) if (!isInput(node)) stored.add(node);
+    for (const group of this.#plan.order)
+      for (const node of readsOf(group, this.#parts.inline)) if (!isInput(node)) stored.add(node);
     for (const { value } of this.#copies) if (!isInput(sourceOf(value).base)) stored.add(sourceOf(value).base);
     for (const value of this.#plan.inPlace.values()) stored.add(value);
     for (const node of this.#request.outputs) if (!isInput(sourceOf(node).base)) stored.add(sourceOf(node).base);
@@ -136,7 +148,12 @@ class Assembly {
 
   #buffers(offsets: readonly number[]): (node: Node, slot: StorageSlot) => Buffer {
     return (node, slot) =>
-      bufferOf(node, "binding" in slot ? { kind: "binding", index: slot.binding } : { kind: "arena", byteOffset: offsets[slot.arena] ?? 0 });
+      bufferOf(
+        node,
+        "binding" in slot
+          ? { kind: "binding", index: slot.binding }
+          : { kind: "arena", byteOffset: offsets[slot.arena] ?? 0 },
+      );
   }
 
   #kernel(group: Group, stored: ReadonlySet<Node>, buffers: (node: Node, slot: StorageSlot) => Buffer): Kernel {
@@ -154,14 +171,19 @@ class Assembly {
       nodes.add(node);
     };
     for (const node of own) visit(node);
-    const writes = own.filter((n) => stored.has(n)).map((node): Write => ({ node, operand: whole(node, buffers(node, this.#slotOf(node))) }));
+    const writes = own
+      .filter((n) => stored.has(n))
+      .map((node): Write => ({ node, operand: whole(node, buffers(node, this.#slotOf(node))) }));
     const { kind, cores, prologue, epilogue } = group;
     const domain = (cores[0] ?? [...epilogue][0])?.shape ?? [];
     return { kind, nodes: [...nodes].sort((a, b) => a.id - b.id), cores, prologue, epilogue, domain, reads, writes };
   }
 
   /** Copies of staged leaves (`before` the commit), then copies to outputs and variables. */
-  #copyKernels(buffers: (node: Node, slot: StorageSlot) => Buffer): { before: readonly Kernel[]; after: readonly Kernel[] } {
+  #copyKernels(buffers: (node: Node, slot: StorageSlot) => Buffer): {
+    before: readonly Kernel[];
+    after: readonly Kernel[];
+  } {
     const before: Kernel[] = [];
     const staged: Kernel[] = [];
     const outputs: Kernel[] = [];
@@ -187,10 +209,24 @@ class Assembly {
 function copyKernel(value: Node, from: Operand, to: Operand): Kernel {
   const leaf = build.node(COPY, [value]);
   const reads = new Map([[value, from]]);
-  return { kind: "pointwise", nodes: [leaf], cores: [], prologue: new Set(), epilogue: new Set([leaf]), domain: value.shape, reads, writes: [{ node: leaf, operand: to }] };
+  return {
+    kind: "pointwise",
+    nodes: [leaf],
+    cores: [],
+    prologue: new Set(),
+    epilogue: new Set([leaf]),
+    domain: value.shape,
+    reads,
+    writes: [{ node: leaf, operand: to }],
+  };
 }
 
-const membersOf = (group: Group): readonly Node[] => [...group.prologue, ...group.cores, ...group.epilogue].sort((a, b) => a.id - b.id);
+const membersOf = (group: Group): readonly Node[] =>
+  [...group.prologue, ...group.cores, ...group.epilogue].sort((a, b) => a.id - b.id);
 const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
-const bufferOf = (node: Node, storage: Buffer["storage"]): Buffer => ({ dtype: node.dtype, elements: sizeOf(node.shape), storage });
+const bufferOf = (node: Node, storage: Buffer["storage"]): Buffer => ({
+  dtype: node.dtype,
+  elements: sizeOf(node.shape),
+  storage,
+});
 const whole = (node: Node, buffer: Buffer): Operand => ({ buffer, view: contiguousView(node.shape) });

@@ -37,7 +37,15 @@ export interface Write {
   readonly operand: Operand;
 }
 
-export type KernelKind = "pointwise" | "reduce" | "row" | "contraction" | "placement" | "index" | "attention" | "attentionBackward";
+export type KernelKind =
+  | "pointwise"
+  | "reduce"
+  | "row"
+  | "contraction"
+  | "placement"
+  | "index"
+  | "attention"
+  | "attentionBackward";
 
 /**
  * Some nodes evaluated together. `nodes` (oldest first) holds everything computed inside; whatever else they read is in

@@ -40,13 +40,16 @@ export function schedule({ groups, inline }: Partition, request: Request): Sched
   const taken = new Set<Node>();
   for (const [variable, value] of request.assignments) {
     const source = sourceOf(value);
-    const direct = source.base === value && !taken.has(value) && overwritable(owner.get(value), variable, value, inline);
+    const direct =
+      source.base === value && !taken.has(value) && overwritable(owner.get(value), variable, value, inline);
     if (direct) taken.add(value);
     (direct ? inPlace : copies).set(variable, value);
   }
   for (;;) {
     const edges = dependencies(groups, reads, owner, inPlace);
-    const writers = new Set([...inPlace.values()].map((value) => owner.get(value)).filter((g): g is Group => g !== undefined));
+    const writers = new Set(
+      [...inPlace.values()].map((value) => owner.get(value)).filter((g): g is Group => g !== undefined),
+    );
     const ordered = order(groups, edges, writers);
     const demoted = ordered.stuck ?? lateFault(ordered.order, writers);
     if (demoted === null) return { order: ordered.order, commitFrom: firstOf(ordered.order, writers), inPlace, copies };
@@ -58,7 +61,8 @@ const membersOf = (group: Group): readonly Node[] => [...group.prologue, ...grou
 
 /** The kernel may store the new value where the old one stands: it reads the old value, if at all, element for element. */
 function overwritable(group: Group | undefined, variable: Node, value: Node, inline: ReadonlySet<Node>): boolean {
-  if (group?.kind !== "pointwise" || value.dtype !== variable.dtype || !sameShape(value.shape, variable.shape)) return false;
+  if (group?.kind !== "pointwise" || value.dtype !== variable.dtype || !sameShape(value.shape, variable.shape))
+    return false;
   const elementwise = (node: Node): boolean =>
     node.inputs.every((input) => {
       const { base, linear } = sourceOf(input);
@@ -71,7 +75,12 @@ function overwritable(group: Group | undefined, variable: Node, value: Node, inl
 type Edges = ReadonlyMap<Group, ReadonlySet<Group>>;
 
 /** Producers before readers; readers of a variable's old value before its writer. */
-function dependencies(groups: readonly Group[], reads: ReadonlyMap<Group, ReadonlySet<Node>>, owner: ReadonlyMap<Node, Group>, inPlace: ReadonlyMap<Node, Node>): Edges {
+function dependencies(
+  groups: readonly Group[],
+  reads: ReadonlyMap<Group, ReadonlySet<Node>>,
+  owner: ReadonlyMap<Node, Group>,
+  inPlace: ReadonlyMap<Node, Node>,
+): Edges {
   const before = new Map<Group, Set<Group>>(groups.map((g) => [g, new Set<Group>()]));
   for (const [group, nodes] of reads) {
     for (const node of nodes) {
@@ -86,16 +95,24 @@ function dependencies(groups: readonly Group[], reads: ReadonlyMap<Group, Readon
 }
 
 /** Kahn's algorithm: oldest result first, writers of variables last. `stuck`: a writer on a cycle. */
-function order(groups: readonly Group[], before: Edges, writers: ReadonlySet<Group>): { order: readonly Group[]; stuck: Group | null } {
+function order(
+  groups: readonly Group[],
+  before: Edges,
+  writers: ReadonlySet<Group>,
+): { order: readonly Group[]; stuck: Group | null } {
   const waiting = new Map<Group, number>(groups.map((g) => [g, before.get(g)?.size ?? 0]));
   const after = new Map<Group, Group[]>();
-  for (const [group, producers] of before) for (const producer of producers) after.set(producer, [...(after.get(producer) ?? []), group]);
-  const rank = new Map(groups.map((g) => [g, Math.max(...membersOf(g).map((n) => n.id)) + (writers.has(g) ? 1e12 : 0)]));
+  for (const [group, producers] of before)
+    for (const producer of producers) after.set(producer, [...(after.get(producer) ?? []), group]);
+  const rank = new Map(
+    groups.map((g) => [g, Math.max(...membersOf(g).map((n) => n.id)) + (writers.has(g) ? 1e12 : 0)]),
+  );
   const ready = groups.filter((g) => waiting.get(g) === 0);
   const result: Group[] = [];
   while (ready.length > 0) {
     let at = 0;
-    for (let i = 1; i < ready.length; i++) if ((rank.get(ready[i] as Group) ?? 0) < (rank.get(ready[at] as Group) ?? 0)) at = i;
+    for (let i = 1; i < ready.length; i++)
+      if ((rank.get(ready[i] as Group) ?? 0) < (rank.get(ready[at] as Group) ?? 0)) at = i;
     const [group] = ready.splice(at, 1);
     if (group === undefined) break;
     result.push(group);
@@ -113,7 +130,8 @@ function order(groups: readonly Group[], before: Edges, writers: ReadonlySet<Gro
 }
 
 const raisesFaults = (group: Group): boolean =>
-  group.kind === "index" || group.cores.some((n) => n.op.kind === "composite" && n.op.native?.core.startsWith("crossEntropy") === true);
+  group.kind === "index" ||
+  group.cores.some((n) => n.op.kind === "composite" && n.op.native?.core.startsWith("crossEntropy") === true);
 
 /** A writer that would run before a kernel which may still raise a fault; null if none does. */
 function lateFault(order_: readonly Group[], writers: ReadonlySet<Group>): Group | null {
@@ -122,7 +140,12 @@ function lateFault(order_: readonly Group[], writers: ReadonlySet<Group>): Group
   return first >= 0 && fault > first ? (order_[first] ?? null) : null;
 }
 
-function demote(group: Group, inPlace: Map<Node, Node>, copies: Map<Node, Node>, owner: ReadonlyMap<Node, Group>): void {
+function demote(
+  group: Group,
+  inPlace: Map<Node, Node>,
+  copies: Map<Node, Node>,
+  owner: ReadonlyMap<Node, Group>,
+): void {
   for (const [variable, value] of [...inPlace]) {
     if (owner.get(value) !== group) continue;
     inPlace.delete(variable);

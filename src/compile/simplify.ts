@@ -1,5 +1,5 @@
 /** Local rewrites that change no bit of any result, and the decomposition of composites that the backend does not claim. */
-import { byteSize, FORMATS, isFloat, type DType } from "../formats/table.ts";
+import { byteSize, type DType, FORMATS, isFloat } from "../formats/table.ts";
 import { build, createNode, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
 import type { OpOf, PointwiseRow } from "../ops/define.ts";
@@ -12,7 +12,8 @@ export function decompose(request: Request, { cores }: Capabilities): Request {
   return rewriteRequest(request, (node) => {
     const { op } = node;
     if (op.kind !== "composite") return node;
-    const claimed = op.native !== undefined && cores.has(`${op.native.family}:${op.native.core}`) && node.dtype !== "float64";
+    const claimed =
+      op.native !== undefined && cores.has(`${op.native.family}:${op.native.core}`) && node.dtype !== "float64";
     return claimed ? node : op.decompose(build, node.inputs, node.attributes);
   });
 }
@@ -76,7 +77,13 @@ const isLiteral = (node: Node): boolean => node.op.kind === "source" && node.op.
 /** Every value of `narrow` is a value of `wide`. */
 const contains = (wide: DType, narrow: DType): boolean => {
   const [w, n] = [FORMATS[wide], FORMATS[narrow]];
-  return w.kind === "float" && n.kind === "float" && w.mantissaBits >= n.mantissaBits && w.maxFinite >= n.maxFinite && w.minSubnormal <= n.minSubnormal;
+  return (
+    w.kind === "float" &&
+    n.kind === "float" &&
+    w.mantissaBits >= n.mantissaBits &&
+    w.maxFinite >= n.maxFinite &&
+    w.minSubnormal <= n.minSubnormal
+  );
 };
 
 /** cast(cast(x, wide), d) = cast(x, d) when the first cast lost nothing. */
@@ -104,7 +111,9 @@ const castOfMovement: Rule = (node) => {
   const x = inner?.inputs[0];
   if (!isCast(node) || inner?.op.kind !== "movement" || x === undefined || readsAsStored(node, inner)) return undefined;
   // A slice would cast what it leaves out.
-  return sizeOf(inner.shape) < sizeOf(x.shape) ? undefined : createNode(inner.op, [build.cast(x, node.dtype)], inner.attributes);
+  return sizeOf(inner.shape) < sizeOf(x.shape)
+    ? undefined
+    : createNode(inner.op, [build.cast(x, node.dtype)], inner.attributes);
 };
 
 /** The cast's operand is what memory holds: a leaf, or the narrower form. */
@@ -118,7 +127,14 @@ const placementOfCasts: Rule = (node) => {
   const from = first?.inputs[0]?.dtype;
   if (node.op.kind !== "placement" || from === undefined || byteSize(from) >= byteSize(node.dtype)) return undefined;
   if (!node.inputs.every((n) => isCast(n) && n.inputs[0]?.dtype === from)) return undefined;
-  return build.cast(createNode(node.op, node.inputs.flatMap((n) => n.inputs), node.attributes), node.dtype);
+  return build.cast(
+    createNode(
+      node.op,
+      node.inputs.flatMap((n) => n.inputs),
+      node.attributes,
+    ),
+    node.dtype,
+  );
 };
 
 const movementOfLiteral: Rule = (node) => {
@@ -135,7 +151,11 @@ const movementOfMovement: Rule = (node) => {
   if (sameShape(inner.shape, node.shape) && isIdentity(node)) return inner;
   const statesShape = Object.keys(node.attributes).join() === "shape";
   const composable = statesShape && inner.op === node.op;
-  return composable && !sameShape(x.shape, node.shape) ? createNode(node.op, [x], node.attributes) : composable ? x : undefined;
+  return composable && !sameShape(x.shape, node.shape)
+    ? createNode(node.op, [x], node.attributes)
+    : composable
+      ? x
+      : undefined;
 };
 
 function isIdentity(node: Node): boolean {
@@ -155,7 +175,11 @@ const transposeOfProduct: Rule = (node) => {
 function swapsLastTwo(node: Node): boolean {
   const { order } = node.attributes;
   const rank = node.shape.length;
-  return node.op.kind === "movement" && Array.isArray(order) && order.every((axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i));
+  return (
+    node.op.kind === "movement" &&
+    Array.isArray(order) &&
+    order.every((axis, i) => axis === (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i))
+  );
 }
 
 /** x · 1 and x / 1 are x, bit for bit (x + 0 is not: −0 + 0 = 0). */
@@ -170,4 +194,13 @@ const multiplyByOne: Rule = (node) => {
 
 const isOne = (node: Node): boolean => isLiteral(node) && node.attributes.value === 1;
 
-const RULES: readonly Rule[] = [castOfCast, movementOfLiteral, movementOfCast, castOfMovement, placementOfCasts, movementOfMovement, transposeOfProduct, multiplyByOne];
+const RULES: readonly Rule[] = [
+  castOfCast,
+  movementOfLiteral,
+  movementOfCast,
+  castOfMovement,
+  placementOfCasts,
+  movementOfMovement,
+  transposeOfProduct,
+  multiplyByOne,
+];

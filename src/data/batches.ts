@@ -85,9 +85,7 @@ export class ByteBatches implements IndexedSource<ByteBatch> {
   #start(sample: number): number {
     const epoch = Math.floor(sample / this.windowsPerEpoch);
     const phase = epochOffset(this.#phases, this.#seed, epoch);
-    return (
-      phase + permutedIndex(sample % this.windowsPerEpoch, this.windowsPerEpoch, this.#seed, epoch) * this.context
-    );
+    return phase + permutedIndex(sample % this.windowsPerEpoch, this.windowsPerEpoch, this.#seed, epoch) * this.context;
   }
 }
 

@@ -23,7 +23,8 @@ export function opId(op: Op): number {
 
 /** Canonical text of attributes: equal attributes give equal text. −0 and 0 differ. */
 export function attributesKey(attributes: Attributes): string {
-  const show = (v: unknown): string => (Array.isArray(v) ? `[${v.map(show).join(",")}]` : Object.is(v, -0) ? "-0" : String(v));
+  const show = (v: unknown): string =>
+    Array.isArray(v) ? `[${v.map(show).join(",")}]` : Object.is(v, -0) ? "-0" : String(v);
   return Object.keys(attributes)
     .sort()
     .map((name) => `${name}=${show(attributes[name])}`)
@@ -51,7 +52,11 @@ export function createNode(op: Op, inputs: readonly Node[], attributes: Attribut
 
 /** A copy whose lists are copies too: a caller that changes its own list later changes no node. */
 const frozen = (attributes: Attributes): Attributes =>
-  Object.freeze(Object.fromEntries(Object.entries(attributes).map(([name, v]) => [name, typeof v === "object" ? Object.freeze([...v]) : v])));
+  Object.freeze(
+    Object.fromEntries(
+      Object.entries(attributes).map(([name, v]) => [name, typeof v === "object" ? Object.freeze([...v]) : v]),
+    ),
+  );
 
 function inferNamed(op: Op, inputs: readonly Node[], attributes: Attributes): ReturnType<Op["infer"]> {
   try {

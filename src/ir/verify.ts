@@ -24,7 +24,9 @@ const inputsAreOlder: Rule = (node) =>
 /** Invariant 1: shape and dtype come from the row, nowhere else. */
 const typeFromRow: Rule = (node) => {
   const { shape, dtype } = node.op.infer(node.inputs, node.attributes);
-  return sameShape(shape, node.shape) && dtype === node.dtype ? undefined : `${describe(node)} is not what its row infers: [${shape.join(", ")}] ${dtype}`;
+  return sameShape(shape, node.shape) && dtype === node.dtype
+    ? undefined
+    : `${describe(node)} is not what its row infers: [${shape.join(", ")}] ${dtype}`;
 };
 
 /** Invariant 2: floating operands of a pointwise op or a product have one dtype; literals adapt. */

@@ -37,7 +37,11 @@ export function postorder(roots: readonly Node[], stop: (node: Node) => boolean 
  * (itself: unchanged). A replacement has the same shape and dtype. Replacements are rewritten again until they stand.
  * `known`: replacements that are final; what only they need is not visited.
  */
-export function rewrite(roots: readonly Node[], rule: (node: Node) => Node, known: (node: Node) => Node | undefined = () => undefined): readonly Node[] {
+export function rewrite(
+  roots: readonly Node[],
+  rule: (node: Node) => Node,
+  known: (node: Node) => Node | undefined = () => undefined,
+): readonly Node[] {
   const done = new Map<Node, Node>();
   const settle = (node: Node): Node => {
     const next = rule(node);
@@ -52,7 +56,9 @@ export function rewrite(roots: readonly Node[], rule: (node: Node) => Node, know
         continue;
       }
       const inputs = node.inputs.map((n) => done.get(n) ?? n);
-      const rebuilt = inputs.every((n, i) => n === node.inputs[i]) ? node : createNode(node.op, inputs, node.attributes);
+      const rebuilt = inputs.every((n, i) => n === node.inputs[i])
+        ? node
+        : createNode(node.op, inputs, node.attributes);
       done.set(node, settle(rebuilt));
     }
     return wanted.map((n) => done.get(n) ?? n);

@@ -5,26 +5,35 @@ import { type Attributes, type CompositeRow, type Infer, type Node, numberOf } f
 import { commonDType } from "./pointwise.ts";
 import { extent, showShape } from "./shape.ts";
 
-const REFERENCE = "Vaswani et al. 2017, arXiv:1706.03762, eq. 1; gradients: Dao et al. 2022, arXiv:2205.14135, appendix B";
+const REFERENCE =
+  "Vaswani et al. 2017, arXiv:1706.03762, eq. 1; gradients: Dao et al. 2022, arXiv:2205.14135, appendix B";
 
 type Operands = { q: Node; k: Node; v: Node };
 
 function operands(inputs: readonly Node[], from: number): Operands {
   const [q, k, v] = inputs.slice(from);
-  if (q === undefined || k === undefined || v === undefined) throw new BinadeError("internal", "internal: attention needs q, k and v");
+  if (q === undefined || k === undefined || v === undefined)
+    throw new BinadeError("internal", "internal: attention needs q, k and v");
   return { q, k, v };
 }
 
 function check({ q, k, v }: Operands): void {
   const shapes = `q ${showShape(q.shape)}, k ${showShape(k.shape)}, v ${showShape(v.shape)}`;
   if ([q, k, v].some((x) => x.shape.length !== 4)) {
-    throw new BinadeError("shape.invalid", `${shapes}: expected (batch, time, heads, width) for each; reshape them to four axes`);
+    throw new BinadeError(
+      "shape.invalid",
+      `${shapes}: expected (batch, time, heads, width) for each; reshape them to four axes`,
+    );
   }
   const alike = [0, 2, 3].every((axis) => q.shape[axis] === k.shape[axis] && k.shape[axis] === v.shape[axis]);
   if (!alike || k.shape[1] !== v.shape[1]) {
-    throw new BinadeError("shape.mismatch", `${shapes}: batch, heads and width must agree, and k and v must be equally long`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `${shapes}: batch, heads and width must agree, and k and v must be equally long`,
+    );
   }
-  if (k.shape[1] === 0) throw new BinadeError("shape.invalid", `${shapes}: there are no keys to attend to; give at least one`);
+  if (k.shape[1] === 0)
+    throw new BinadeError("shape.invalid", `${shapes}: there are no keys to attend to; give at least one`);
 }
 
 const toHeads = (b: Builder, x: Node): Node => b.permute(x, [0, 2, 1, 3]); // (B, T, H, D) → (B, H, T, D), and back
@@ -36,7 +45,11 @@ function scores(b: Builder, { q, k }: Operands, attributes: Attributes): Node {
   if (attributes.causal !== true) return s;
   const [queries, keys] = [extent(q.shape, 1), extent(k.shape, 1)];
   const row = b.add(b.reshape(b.iota(queries), [queries, 1]), keys - queries);
-  return b.where(b.lessEqual(b.broadcastTo(b.iota(keys), s.shape), b.broadcastTo(row, s.shape)), s, Number.NEGATIVE_INFINITY);
+  return b.where(
+    b.lessEqual(b.broadcastTo(b.iota(keys), s.shape), b.broadcastTo(row, s.shape)),
+    s,
+    Number.NEGATIVE_INFINITY,
+  );
 }
 
 /** exp(s − lse); a row without visible keys (lse = −∞) is all zeros. */
@@ -54,11 +67,17 @@ const likeOperand =
     return { shape: x?.shape ?? [], dtype: commonDType(inputs.slice(from, from + 3)) };
   };
 
-const parameters = (attributes: Attributes): readonly number[] => [numberOf(attributes, "scale"), attributes.causal === true ? 1 : 0];
+const parameters = (attributes: Attributes): readonly number[] => [
+  numberOf(attributes, "scale"),
+  attributes.causal === true ? 1 : 0,
+];
 
 /** q (B, Tq, H, D), k and v (B, Tk, H, D) → (B, Tq, H, D). Probabilities are rounded to the operands' dtype before the second product. */
 const attention: CompositeRow = {
-  kind: "composite", autocast: "narrow", ulps: 64, reference: REFERENCE,
+  kind: "composite",
+  autocast: "narrow",
+  ulps: 64,
+  reference: REFERENCE,
   infer: likeOperand(0),
   native: { family: "attention", core: "attention", result: 0, parameters },
   decompose: (b, inputs, attributes) => {
@@ -80,7 +99,11 @@ const attention: CompositeRow = {
 
 /** log Σ exp of each query's scores, (B, H, Tq) in float32: what backward needs to rebuild the probabilities. */
 const attentionLogSumExp: CompositeRow = {
-  kind: "composite", autocast: "narrow", ulps: 64, vjp: "decompose", reference: REFERENCE,
+  kind: "composite",
+  autocast: "narrow",
+  ulps: 64,
+  vjp: "decompose",
+  reference: REFERENCE,
   infer: (inputs) => {
     const { q } = operands(inputs, 0);
     return { shape: [extent(q.shape, 0), extent(q.shape, 2), extent(q.shape, 1)], dtype: accumulatorOf(q.dtype) };
@@ -90,10 +113,15 @@ const attentionLogSumExp: CompositeRow = {
 };
 
 /** Probabilities and scaled score cotangents, both in the operands' dtype: p and ds = scale · p · (g vᵀ − rowsum(g · out)). */
-function backwardParts(b: Builder, inputs: readonly Node[], attributes: Attributes): { p: Node; ds: Node; g: Node; o: Operands } {
+function backwardParts(
+  b: Builder,
+  inputs: readonly Node[],
+  attributes: Attributes,
+): { p: Node; ds: Node; g: Node; o: Operands } {
   const [cotangent, , , , out, lse] = inputs;
   const o = operands(inputs, 1);
-  if (cotangent === undefined || out === undefined || lse === undefined) throw new BinadeError("internal", "internal: attention gradient needs six operands");
+  if (cotangent === undefined || out === undefined || lse === undefined)
+    throw new BinadeError("internal", "internal: attention gradient needs six operands");
   const acc = accumulatorOf(o.q.dtype);
   const g = toHeads(b, cotangent);
   const p = probabilities(b, scores(b, o, attributes), lse);
@@ -104,7 +132,11 @@ function backwardParts(b: Builder, inputs: readonly Node[], attributes: Attribut
 }
 
 const backward = (result: number, operand: number, decompose: CompositeRow["decompose"]): CompositeRow => ({
-  kind: "composite", autocast: "as-is", ulps: 128, vjp: "decompose", reference: REFERENCE,
+  kind: "composite",
+  autocast: "as-is",
+  ulps: 128,
+  vjp: "decompose",
+  reference: REFERENCE,
   infer: likeOperand(operand),
   native: { family: "attentionBackward", core: "attentionBackward", result, parameters },
   decompose,

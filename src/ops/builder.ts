@@ -9,7 +9,7 @@ import { INDEXING } from "./indexing.ts";
 import { LINEAR } from "./linear.ts";
 import { MOVEMENT } from "./movement.ts";
 import { REDUCE } from "./reduce.ts";
-import { broadcastShapes, extent, sameShape, type Shape } from "./shape.ts";
+import { broadcastShapes, extent, type Shape, sameShape } from "./shape.ts";
 import { SOURCE } from "./source.ts";
 
 /** Makes (or finds) the node of an op; the only constructor, given by `ir/graph.ts`. */
@@ -32,7 +32,10 @@ export function makeBuilder(node: NodeFactory) {
   const literal = (value: number, like: Node): Node => {
     if (isFloat(like.dtype)) return constant(value, like.shape, accumulatorOf(like.dtype));
     if (round(value, like.dtype) === value) return constant(value, like.shape, like.dtype);
-    throw new BinadeError("value.range", `the number ${value} is not a value of ${like.dtype}; cast the tensor first, for instance x.cast("float32")`);
+    throw new BinadeError(
+      "value.range",
+      `the number ${value} is not a value of ${like.dtype}; cast the tensor first, for instance x.cast("float32")`,
+    );
   };
 
   const broadcastTo = (x: Node, shape: Shape): Node =>
@@ -43,24 +46,44 @@ export function makeBuilder(node: NodeFactory) {
     const nodes = operands.filter((x): x is Node => typeof x !== "number");
     const shape = nodes.map((n) => n.shape).reduce((a, b) => broadcastShapes(a, b, op.name));
     const like = nodes.find((n) => n.dtype !== "bool") ?? nodes[0];
-    return node(op, operands.map((x) => (typeof x === "number" ? literal(x, { ...(like as Node), shape }) : broadcastTo(x, shape))));
+    return node(
+      op,
+      operands.map((x) => (typeof x === "number" ? literal(x, { ...(like as Node), shape }) : broadcastTo(x, shape))),
+    );
   };
 
-  const binary = (name: PointwiseName) => (x: Operand, y: Operand): Node => pointwise(ELEMENTWISE[name], [x, y]);
-  const unary = (name: PointwiseName) => (x: Node): Node => node(ELEMENTWISE[name], [x]);
+  const binary =
+    (name: PointwiseName) =>
+    (x: Operand, y: Operand): Node =>
+      pointwise(ELEMENTWISE[name], [x, y]);
+  const unary =
+    (name: PointwiseName) =>
+    (x: Node): Node =>
+      node(ELEMENTWISE[name], [x]);
 
   const cast = (x: Node, dtype: DType): Node => (x.dtype === dtype ? x : node(MOVEMENT.cast, [x], { dtype }));
-  const reshape = (x: Node, shape: Shape): Node => (sameShape(x.shape, shape) ? x : node(MOVEMENT.reshape, [x], { shape }));
+  const reshape = (x: Node, shape: Shape): Node =>
+    sameShape(x.shape, shape) ? x : node(MOVEMENT.reshape, [x], { shape });
   const permute = (x: Node, order: readonly number[]): Node =>
-    order.length === x.shape.length && order.every((axis, i) => axis === i) ? x : node(MOVEMENT.permute, [x], { order });
+    order.length === x.shape.length && order.every((axis, i) => axis === i)
+      ? x
+      : node(MOVEMENT.permute, [x], { order });
   const slice = (x: Node, starts: readonly number[], shape: Shape): Node =>
-    sameShape(x.shape, shape) && starts.every((start) => start === 0) ? x : node(MOVEMENT.slice, [x], { starts, shape });
+    sameShape(x.shape, shape) && starts.every((start) => start === 0)
+      ? x
+      : node(MOVEMENT.slice, [x], { starts, shape });
   const sum = (x: Node, axes: readonly number[], dtype: DType = x.dtype): Node =>
     axes.length === 0 ? cast(x, dtype) : node(REDUCE.sum, [x], { axes, dtype });
 
   /** Puts reduced axes back as repeats: the transpose of a reduction. */
   const restoreAxes = (x: Node, shape: Shape, axes: readonly number[]): Node =>
-    broadcastTo(reshape(x, shape.map((n, i) => (axes.includes(i) ? 1 : n))), shape);
+    broadcastTo(
+      reshape(
+        x,
+        shape.map((n, i) => (axes.includes(i) ? 1 : n)),
+      ),
+      shape,
+    );
 
   /** Sums over the axes along which `shape` was broadcast to x's shape. */
   const sumTo = (x: Node, shape: Shape, dtype: DType): Node => {
@@ -70,13 +93,29 @@ export function makeBuilder(node: NodeFactory) {
   };
 
   const mean = (x: Node, axes: readonly number[]): Node => {
-    if (!isFloat(x.dtype)) throw new BinadeError("dtype.unsupported", `mean: expected a floating dtype, got ${x.dtype}; cast it first, for instance x.cast("float32")`);
+    if (!isFloat(x.dtype))
+      throw new BinadeError(
+        "dtype.unsupported",
+        `mean: expected a floating dtype, got ${x.dtype}; cast it first, for instance x.cast("float32")`,
+      );
     const count = axes.reduce((n, axis) => n * extent(x.shape, axis), 1);
     return cast(pointwise(ELEMENTWISE.mul, [sum(x, axes, accumulatorOf(x.dtype)), 1 / count]), x.dtype);
   };
 
   return {
-    node, constant, literal, pointwise, broadcastTo, cast, reshape, permute, slice, sum, sumTo, restoreAxes, mean,
+    node,
+    constant,
+    literal,
+    pointwise,
+    broadcastTo,
+    cast,
+    reshape,
+    permute,
+    slice,
+    sum,
+    sumTo,
+    restoreAxes,
+    mean,
     /** x in at least float32: where decompositions compute. */
     widen: (x: Node): Node => cast(x, isFloat(x.dtype) ? accumulatorOf(x.dtype) : x.dtype),
     iota: (length: number): Node => node(SOURCE.iota, [], { length }),
@@ -87,14 +126,35 @@ export function makeBuilder(node: NodeFactory) {
     /** Swaps the last two axes. */
     transpose: (x: Node): Node => {
       const rank = x.shape.length;
-      return permute(x, x.shape.map((_, i) => (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i)));
+      return permute(
+        x,
+        x.shape.map((_, i) => (i === rank - 1 ? rank - 2 : i === rank - 2 ? rank - 1 : i)),
+      );
     },
-    add: binary("add"), sub: binary("sub"), mul: binary("mul"), div: binary("div"), pow: binary("pow"),
-    minimum: binary("minimum"), maximum: binary("maximum"),
-    equal: binary("equal"), notEqual: binary("notEqual"), less: binary("less"), lessEqual: binary("lessEqual"),
-    greater: binary("greater"), greaterEqual: binary("greaterEqual"), and: binary("logicalAnd"), or: binary("logicalOr"),
-    not: unary("logicalNot"), neg: unary("neg"), sqrt: unary("sqrt"), square: unary("square"), exp: unary("exp"), log: unary("log"), cos: unary("cos"),
-    expm1: unary("expm1"), isFinite: unary("isFinite"),
+    add: binary("add"),
+    sub: binary("sub"),
+    mul: binary("mul"),
+    div: binary("div"),
+    pow: binary("pow"),
+    minimum: binary("minimum"),
+    maximum: binary("maximum"),
+    equal: binary("equal"),
+    notEqual: binary("notEqual"),
+    less: binary("less"),
+    lessEqual: binary("lessEqual"),
+    greater: binary("greater"),
+    greaterEqual: binary("greaterEqual"),
+    and: binary("logicalAnd"),
+    or: binary("logicalOr"),
+    not: unary("logicalNot"),
+    neg: unary("neg"),
+    sqrt: unary("sqrt"),
+    square: unary("square"),
+    exp: unary("exp"),
+    log: unary("log"),
+    cos: unary("cos"),
+    expm1: unary("expm1"),
+    isFinite: unary("isFinite"),
     where: (condition: Node, x: Operand, y: Operand): Node => {
       if (typeof x === "number" && typeof y === "number") {
         const like = constant(x, condition.shape);

@@ -2,7 +2,7 @@
 import { BinadeError } from "../errors.ts";
 import { ATTENTION } from "./attention.ts";
 import type { Builder } from "./builder.ts";
-import { type Attributes, type CompositeRow, type Infer, nameRows, type Node, numberOf } from "./define.ts";
+import { type Attributes, type CompositeRow, type Infer, type Node, nameRows, numberOf } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
 
@@ -20,7 +20,10 @@ const sameAsFirst: Infer = (inputs) => ({ shape: at(inputs, 0).shape, dtype: at(
 /** Rows without elements have no maximum. */
 const requireRows = (x: Node): void => {
   if (x.shape.length > 0 && x.shape[lastAxis(x)] !== 0) return;
-  throw new BinadeError("shape.invalid", `shape ${showShape(x.shape)} has no elements along a last axis; give rows of at least one element`);
+  throw new BinadeError(
+    "shape.invalid",
+    `shape ${showShape(x.shape)} has no elements along a last axis; give rows of at least one element`,
+  );
 };
 /** Shape and dtype of the first operand, whose rows are not empty. */
 const rowsOfFirst: Infer = (inputs, attributes) => {
@@ -37,7 +40,11 @@ function rowShift(b: Builder, x: Node): Node {
 }
 
 const softmax: CompositeRow = {
-  kind: "composite", autocast: "wide", ulps: 8, infer: rowsOfFirst, reference: SOFTMAX,
+  kind: "composite",
+  autocast: "wide",
+  ulps: 8,
+  infer: rowsOfFirst,
+  reference: SOFTMAX,
   native: { family: "row", core: "softmax", result: 0 },
   decompose: (b, inputs) => {
     const x = b.widen(at(inputs, 0));
@@ -48,7 +55,11 @@ const softmax: CompositeRow = {
 };
 
 const softmaxBackward: CompositeRow = {
-  kind: "composite", autocast: "as-is", ulps: 16, infer: sameAsFirst, vjp: "decompose",
+  kind: "composite",
+  autocast: "as-is",
+  ulps: 16,
+  infer: sameAsFirst,
+  vjp: "decompose",
   native: { family: "row", core: "softmaxBackward", result: 0 },
   decompose: (b, inputs) => {
     const [g, p] = [b.widen(at(inputs, 0)), b.widen(at(inputs, 1))];
@@ -58,7 +69,11 @@ const softmaxBackward: CompositeRow = {
 };
 
 const logSoftmax: CompositeRow = {
-  kind: "composite", autocast: "wide", ulps: 8, infer: rowsOfFirst, reference: SOFTMAX,
+  kind: "composite",
+  autocast: "wide",
+  ulps: 8,
+  infer: rowsOfFirst,
+  reference: SOFTMAX,
   native: { family: "row", core: "logSoftmax", result: 0 },
   decompose: (b, inputs) => {
     const x = b.widen(at(inputs, 0));
@@ -70,7 +85,11 @@ const logSoftmax: CompositeRow = {
 };
 
 const logSoftmaxBackward: CompositeRow = {
-  kind: "composite", autocast: "as-is", ulps: 16, infer: sameAsFirst, vjp: "decompose",
+  kind: "composite",
+  autocast: "as-is",
+  ulps: 16,
+  infer: sameAsFirst,
+  vjp: "decompose",
   native: { family: "row", core: "logSoftmaxBackward", result: 0 },
   decompose: (b, inputs) => {
     const [g, y] = [b.widen(at(inputs, 0)), b.widen(at(inputs, 1))];
@@ -81,7 +100,10 @@ const logSoftmaxBackward: CompositeRow = {
 
 /** log Σ exp along rows, without the last axis. */
 const logSumExp: CompositeRow = {
-  kind: "composite", autocast: "wide", ulps: 8, reference: SOFTMAX,
+  kind: "composite",
+  autocast: "wide",
+  ulps: 8,
+  reference: SOFTMAX,
   infer: (inputs, attributes) => {
     const { shape, dtype } = rowsOfFirst(inputs, attributes);
     return { shape: shape.slice(0, -1), dtype };
@@ -101,14 +123,20 @@ const logSumExp: CompositeRow = {
   },
 };
 
-const normParameters = (attributes: Attributes): readonly number[] => [numberOf(attributes, "eps"), attributes.center === true ? 1 : 0];
+const normParameters = (attributes: Attributes): readonly number[] => [
+  numberOf(attributes, "eps"),
+  attributes.center === true ? 1 : 0,
+];
 
 /** Mean (0 for RMS norm) and reciprocal deviation of rows in float32: 1/√(variance + eps), biased variance. */
 function moments(b: Builder, x: Node, attributes: Attributes): { centred: Node; inverse: Node } {
   const axis = [lastAxis(x)];
   const centred = attributes.center === true ? b.sub(x, overLast(b, b.mean(x, axis), x.shape)) : x;
   const variance = b.mean(b.mul(centred, centred), axis);
-  return { centred, inverse: b.div(b.constant(1, variance.shape, variance.dtype), b.sqrt(b.add(variance, numberOf(attributes, "eps")))) };
+  return {
+    centred,
+    inverse: b.div(b.constant(1, variance.shape, variance.dtype), b.sqrt(b.add(variance, numberOf(attributes, "eps")))),
+  };
 }
 
 /**
@@ -116,7 +144,10 @@ function moments(b: Builder, x: Node, attributes: Attributes): { centred: Node; 
  * residual stream costs no float32 activations.
  */
 const normalize: CompositeRow = {
-  kind: "composite", autocast: "wide", ulps: 16, infer: sameAsFirst,
+  kind: "composite",
+  autocast: "wide",
+  ulps: 16,
+  infer: sameAsFirst,
   reference: "Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467 (center: false)",
   native: { family: "row", core: "normalize", result: 0, parameters: normParameters },
   decompose: (b, inputs, attributes) => {
@@ -128,23 +159,42 @@ const normalize: CompositeRow = {
     () => {
       const inverse = b.composite("inverseDeviation", [at(ins, 0)], attributes);
       const { center } = attributes;
-      return b.composite("normalizeBackward", [g, b.cast(out, dtypeOf({ dtype: attributes.saved ?? out.dtype })), inverse], { center: center === true });
+      return b.composite(
+        "normalizeBackward",
+        [g, b.cast(out, dtypeOf({ dtype: attributes.saved ?? out.dtype })), inverse],
+        { center: center === true },
+      );
     },
   ],
 };
 
 /** The reciprocal deviation that `normalize` used, one per row, in float32. */
 const inverseDeviation: CompositeRow = {
-  kind: "composite", autocast: "wide", ulps: 16, vjp: "decompose",
-  infer: (inputs) => ({ shape: at(inputs, 0).shape.slice(0, -1), dtype: at(inputs, 0).dtype === "float64" ? "float64" : "float32" }),
+  kind: "composite",
+  autocast: "wide",
+  ulps: 16,
+  vjp: "decompose",
+  infer: (inputs) => ({
+    shape: at(inputs, 0).shape.slice(0, -1),
+    dtype: at(inputs, 0).dtype === "float64" ? "float64" : "float32",
+  }),
   native: { family: "row", core: "normalize", result: 1, parameters: normParameters },
   decompose: (b, inputs, attributes) => moments(b, b.widen(at(inputs, 0)), attributes).inverse,
 };
 
 /** inverse · (g − mean(g) − x̂ · mean(g x̂)); without the mean(g) term for RMS norm. */
 const normalizeBackward: CompositeRow = {
-  kind: "composite", autocast: "as-is", ulps: 32, infer: sameAsFirst, vjp: "decompose",
-  native: { family: "row", core: "normalizeBackward", result: 0, parameters: (attributes) => [attributes.center === true ? 1 : 0] },
+  kind: "composite",
+  autocast: "as-is",
+  ulps: 32,
+  infer: sameAsFirst,
+  vjp: "decompose",
+  native: {
+    family: "row",
+    core: "normalizeBackward",
+    result: 0,
+    parameters: (attributes) => [attributes.center === true ? 1 : 0],
+  },
   decompose: (b, inputs, attributes) => {
     const [g, xhat] = [b.widen(at(inputs, 0)), b.widen(at(inputs, 1))];
     const axis = [lastAxis(g)];
@@ -156,11 +206,17 @@ const normalizeBackward: CompositeRow = {
 
 function requireLabels(logits: Node, labels: Node): void {
   if (labels.dtype !== "int32") {
-    throw new BinadeError("dtype.unsupported", `labels are ${labels.dtype}, expected int32; cast them, for instance labels.cast("int32")`);
+    throw new BinadeError(
+      "dtype.unsupported",
+      `labels are ${labels.dtype}, expected int32; cast them, for instance labels.cast("int32")`,
+    );
   }
   const rows = logits.shape.slice(0, -1);
   if (rows.length !== labels.shape.length || rows.some((n, i) => n !== labels.shape[i])) {
-    throw new BinadeError("shape.mismatch", `logits ${showShape(logits.shape)} need labels ${showShape(rows)}, got ${showShape(labels.shape)}; give one label per row`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `logits ${showShape(logits.shape)} need labels ${showShape(rows)}, got ${showShape(labels.shape)}; give one label per row`,
+    );
   }
 }
 
@@ -178,28 +234,48 @@ function oneHot(b: Builder, logits: Node, labels: Node, attributes: Attributes):
 
 /** −log softmax(logits)[label] per row; 0 where the label is `attributes.ignore`. */
 const crossEntropyRows: CompositeRow = {
-  kind: "composite", autocast: "wide", uncast: [1], ulps: 16,
+  kind: "composite",
+  autocast: "wide",
+  uncast: [1],
+  ulps: 16,
   infer: ([logits, labels]) => {
-    if (logits === undefined || labels === undefined) throw new BinadeError("internal", "internal: crossEntropy needs two operands");
+    if (logits === undefined || labels === undefined)
+      throw new BinadeError("internal", "internal: crossEntropy needs two operands");
     requireRows(logits);
     requireLabels(logits, labels);
     return { shape: labels.shape, dtype: logits.dtype };
   },
-  native: { family: "row", core: "crossEntropy", result: 0, parameters: (attributes) => [numberOf(attributes, "ignore")] },
+  native: {
+    family: "row",
+    core: "crossEntropy",
+    result: 0,
+    parameters: (attributes) => [numberOf(attributes, "ignore")],
+  },
   decompose: (b, inputs, attributes) => {
     const x = b.widen(at(inputs, 0));
     const { hot } = oneHot(b, x, at(inputs, 1), attributes);
     const picked = b.sum(b.where(hot, b.composite("logSoftmax", [x]), 0), [lastAxis(x)]);
     return b.cast(b.neg(picked), at(inputs, 0).dtype);
   },
-  vjp: ({ b, g, ins, attributes }) => [() => b.composite("crossEntropyBackward", [g, at(ins, 0), at(ins, 1)], attributes), null],
+  vjp: ({ b, g, ins, attributes }) => [
+    () => b.composite("crossEntropyBackward", [g, at(ins, 0), at(ins, 1)], attributes),
+    null,
+  ],
 };
 
 /** (softmax(logits) − one-hot) · g, 0 in ignored rows. */
 const crossEntropyBackward: CompositeRow = {
-  kind: "composite", autocast: "as-is", ulps: 16, vjp: "decompose",
+  kind: "composite",
+  autocast: "as-is",
+  ulps: 16,
+  vjp: "decompose",
   infer: (inputs) => ({ shape: at(inputs, 1).shape, dtype: at(inputs, 1).dtype }),
-  native: { family: "row", core: "crossEntropyBackward", result: 0, parameters: (attributes) => [numberOf(attributes, "ignore")] },
+  native: {
+    family: "row",
+    core: "crossEntropyBackward",
+    result: 0,
+    parameters: (attributes) => [numberOf(attributes, "ignore")],
+  },
   decompose: (b, inputs, attributes) => {
     const x = b.widen(at(inputs, 1));
     const { valid, hot } = oneHot(b, x, at(inputs, 2), attributes);
@@ -210,7 +286,15 @@ const crossEntropyBackward: CompositeRow = {
 };
 
 export const COMPOSITE = nameRows({
-  softmax, softmaxBackward, logSoftmax, logSoftmaxBackward, logSumExp,
-  normalize, inverseDeviation, normalizeBackward, crossEntropyRows, crossEntropyBackward,
+  softmax,
+  softmaxBackward,
+  logSoftmax,
+  logSoftmaxBackward,
+  logSumExp,
+  normalize,
+  inverseDeviation,
+  normalizeBackward,
+  crossEntropyRows,
+  crossEntropyBackward,
   ...ATTENTION,
 });

@@ -47,7 +47,10 @@ export interface VjpArguments {
 export type Vjp = (args: VjpArguments) => readonly ((() => Node) | null)[];
 
 /** Shape and dtype of the result. The only place either comes from. */
-export type Infer = (inputs: readonly Node[], attributes: Attributes) => { readonly shape: Shape; readonly dtype: DType };
+export type Infer = (
+  inputs: readonly Node[],
+  attributes: Attributes,
+) => { readonly shape: Shape; readonly dtype: DType };
 
 export interface Row {
   readonly autocast: Autocast;
@@ -135,7 +138,15 @@ export interface CompositeRow extends Row {
   readonly ulps: number;
 }
 
-export type OpRow = SourceRow | PointwiseRow | MovementRow | PlacementRow | ReduceRow | ContractionRow | IndexRow | CompositeRow;
+export type OpRow =
+  | SourceRow
+  | PointwiseRow
+  | MovementRow
+  | PlacementRow
+  | ReduceRow
+  | ContractionRow
+  | IndexRow
+  | CompositeRow;
 
 /** A row with its name, which is written once: as the key in its table. */
 export type Op = OpRow & { readonly name: string };

@@ -17,11 +17,20 @@ function plus(a: Expr, b: Expr): Expr {
 
 type Partials = (out: Expr, args: readonly Expr[]) => readonly Expr[];
 
-const one = (f: (x: Expr, out: Expr) => Expr): Partials => (out, [x]) => [f(x ?? c(0), out)];
-const two = (f: (x: Expr, y: Expr, out: Expr) => [Expr, Expr]): Partials => (out, [x, y]) => f(x ?? c(0), y ?? c(0), out);
-const flat = (n: number): Partials => () => Array.from({ length: n }, () => c(0));
+const one =
+  (f: (x: Expr, out: Expr) => Expr): Partials =>
+  (out, [x]) => [f(x ?? c(0), out)];
+const two =
+  (f: (x: Expr, y: Expr, out: Expr) => [Expr, Expr]): Partials =>
+  (out, [x, y]) =>
+    f(x ?? c(0), y ?? c(0), out);
+const flat =
+  (n: number): Partials =>
+  () =>
+    Array.from({ length: n }, () => c(0));
 
 /** Partial derivatives of every primitive; steps and comparisons are flat. */
+// biome-ignore format: a table is read by rows
 const PARTIALS: { readonly [F in Fn]: Partials } = {
   neg: one(() => c(-1)),
   abs: one((x) => E.sign(x)),

@@ -3,13 +3,46 @@ import { nameRows } from "./define.ts";
 import { c, E } from "./expr.ts";
 import { pointwise } from "./pointwise.ts";
 
-const { abs, add, and, cos, div, eq, erf, exp, expm1, floor, ge, gt, isFinite, le, log, log1p, lt, max, min, mul, ne, neg, or, pow, select, sign, sin, sqrt, sub, tanh } = E;
+const {
+  abs,
+  add,
+  and,
+  cos,
+  div,
+  eq,
+  erf,
+  exp,
+  expm1,
+  floor,
+  ge,
+  gt,
+  isFinite: finite,
+  le,
+  log,
+  log1p,
+  lt,
+  max,
+  min,
+  mul,
+  ne,
+  neg,
+  or,
+  pow,
+  select,
+  sign,
+  sin,
+  sqrt,
+  sub,
+  tanh,
+} = E;
 
 const wideDomain = { low: -4, high: 4, special: [0, -0, 1e-4, -1e-4] };
 
+// biome-ignore format: a table is read by rows
 const comparison = (fn: typeof eq) =>
   pointwise({ arity: 2, accepts: "any", result: "bool", autocast: "widest", ulps: 0, domain: { ...wideDomain, special: [0, -0, 1] }, cheap: true, value: (x, y) => fn(x, y), vjp: "none" });
 
+// biome-ignore format: a table is read by rows
 const step = (fn: typeof floor) =>
   pointwise({ arity: 1, accepts: "float", result: "same", autocast: "as-is", ulps: 0, domain: { ...wideDomain, special: [0.5, -0.5, 1.5, 2.5] }, cheap: true, value: (x) => fn(x), vjp: "none" });
 
@@ -19,6 +52,7 @@ const NORMAL_PEAK = 1 / Math.sqrt(2 * Math.PI);
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 const TANH_CUBIC = 0.044715;
 
+// biome-ignore format: a table is read by rows
 export const ELEMENTWISE = nameRows({
   add: pointwise({
     arity: 2, accepts: "number", result: "same", autocast: "widest", ulps: 0.5, domain: wideDomain, cheap: true,
@@ -98,7 +132,7 @@ export const ELEMENTWISE = nameRows({
   }),
   isFinite: pointwise({
     arity: 1, accepts: "float", result: "bool", autocast: "as-is", ulps: 0, domain: wideDomain, cheap: true,
-    value: (x) => isFinite(x), vjp: "none",
+    value: (x) => finite(x), vjp: "none",
   }),
   /** y where the condition x is true, else z. */
   where: pointwise({

@@ -1,7 +1,7 @@
 /** Rows of a table by integer: gather, and its transpose scatter-add. An index outside the table raises a fault. */
 import { BinadeError } from "../errors.ts";
 import { type DType, isFloat } from "../formats/table.ts";
-import { type IndexRow, nameRows, type Node, numberOf } from "./define.ts";
+import { type IndexRow, type Node, nameRows, numberOf } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { extent } from "./shape.ts";
 
@@ -9,7 +9,10 @@ const INDEX_DTYPES: readonly DType[] = ["int32", "uint32", "uint8"];
 
 function requireIndices(indices: Node): void {
   if (!INDEX_DTYPES.includes(indices.dtype)) {
-    throw new BinadeError("dtype.unsupported", `indices are ${indices.dtype}, expected int32, uint32 or uint8; cast them, for instance indices.cast("int32")`);
+    throw new BinadeError(
+      "dtype.unsupported",
+      `indices are ${indices.dtype}, expected int32, uint32 or uint8; cast them, for instance indices.cast("int32")`,
+    );
   }
 }
 
@@ -19,15 +22,22 @@ const gather: IndexRow = {
   direction: "gather",
   autocast: "as-is",
   infer: ([table, indices], attributes) => {
-    if (table === undefined || indices === undefined) throw new BinadeError("internal", "internal: gather needs two operands");
+    if (table === undefined || indices === undefined)
+      throw new BinadeError("internal", "internal: gather needs two operands");
     requireIndices(indices);
     const axis = numberOf(attributes, "axis");
-    return { shape: [...table.shape.slice(0, axis), ...indices.shape, ...table.shape.slice(axis + 1)], dtype: table.dtype };
+    return {
+      shape: [...table.shape.slice(0, axis), ...indices.shape, ...table.shape.slice(axis + 1)],
+      dtype: table.dtype,
+    };
   },
   vjp: ({ b, g, ins: [table, indices], attributes, wanted: [dtype] }) => {
     if (table === undefined || indices === undefined || !isFloat(table.dtype)) return [null, null];
     const axis = numberOf(attributes, "axis");
-    return [() => b.scatterAdd(g, indices, { axis, rows: extent(table.shape, axis), dtype: dtype ?? table.dtype }), null];
+    return [
+      () => b.scatterAdd(g, indices, { axis, rows: extent(table.shape, axis), dtype: dtype ?? table.dtype }),
+      null,
+    ];
   },
 };
 
@@ -37,13 +47,17 @@ const scatterAdd: IndexRow = {
   direction: "scatter",
   autocast: "as-is",
   infer: ([values, indices], attributes) => {
-    if (values === undefined || indices === undefined) throw new BinadeError("internal", "internal: scatterAdd needs two operands");
+    if (values === undefined || indices === undefined)
+      throw new BinadeError("internal", "internal: scatterAdd needs two operands");
     requireIndices(indices);
     const axis = numberOf(attributes, "axis");
     const shape = values.shape;
     const inner = shape.slice(axis + indices.shape.length);
     if (indices.shape.some((n, i) => n !== shape[axis + i])) {
-      throw new BinadeError("shape.mismatch", `values [${shape.join(", ")}] do not hold indices [${indices.shape.join(", ")}] from axis ${axis} on; make those axes equal`);
+      throw new BinadeError(
+        "shape.mismatch",
+        `values [${shape.join(", ")}] do not hold indices [${indices.shape.join(", ")}] from axis ${axis} on; make those axes equal`,
+      );
     }
     return { shape: [...shape.slice(0, axis), numberOf(attributes, "rows"), ...inner], dtype: dtypeOf(attributes) };
   },

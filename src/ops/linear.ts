@@ -1,7 +1,7 @@
 /** Matrix products. Operands of 16 bits, sums of float32 (invariant 4). Transposition is a view: there is one product. */
 import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/table.ts";
-import { type ContractionRow, nameRows, type Node } from "./define.ts";
+import { type ContractionRow, type Node, nameRows } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { commonDType } from "./pointwise.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
@@ -12,11 +12,17 @@ function inferProduct(a: Node, w: Node): Shape {
   if (inner !== rows) {
     const last = extent(w.shape, w.shape.length - 1);
     const fix = inner === last ? "; did you mean b.transpose()?" : "; make the inner sizes equal";
-    throw new BinadeError("shape.mismatch", `${showShape(a.shape)} × ${showShape(w.shape)} — inner sizes ${inner} and ${rows} differ${fix}`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `${showShape(a.shape)} × ${showShape(w.shape)} — inner sizes ${inner} and ${rows} differ${fix}`,
+    );
   }
   const batchA = a.shape.slice(0, -2);
   if (batchA.length !== w.shape.length - 2 || batchA.some((n, i) => n !== w.shape[i])) {
-    throw new BinadeError("shape.mismatch", `${showShape(a.shape)} × ${showShape(w.shape)} — batch axes differ; broadcast them first`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `${showShape(a.shape)} × ${showShape(w.shape)} — batch axes differ; broadcast them first`,
+    );
   }
   return [...batchA, extent(a.shape, a.shape.length - 2), extent(w.shape, w.shape.length - 1)];
 }
@@ -28,10 +34,14 @@ const matmul: ContractionRow = {
   infer: (inputs, attributes) => {
     const [a, w] = inputs;
     if (a === undefined || w === undefined || a.shape.length < 2 || w.shape.length < 2) {
-      throw new BinadeError("shape.invalid", `expected two operands of at least 2 axes, got ${inputs.map((n) => showShape(n.shape)).join(" and ")}`);
+      throw new BinadeError(
+        "shape.invalid",
+        `expected two operands of at least 2 axes, got ${inputs.map((n) => showShape(n.shape)).join(" and ")}`,
+      );
     }
     const dtype = commonDType(inputs);
-    if (!isFloat(dtype)) throw new BinadeError("dtype.unsupported", `expected floating operands, got ${dtype}; cast them first`);
+    if (!isFloat(dtype))
+      throw new BinadeError("dtype.unsupported", `expected floating operands, got ${dtype}; cast them first`);
     return { shape: inferProduct(a, w), dtype: dtypeOf(attributes) };
   },
   vjp: ({ b, g, ins: [a, w], wanted }) => {

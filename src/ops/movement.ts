@@ -1,12 +1,33 @@
 /** Rows that move elements and compute nothing: views by strides, placements into boxes, and the cast. */
 import { BinadeError } from "../errors.ts";
 import { type DType, isFloat } from "../formats/table.ts";
-import { type Attributes, type Infer, listOf, type MovementRow, nameRows, type PlacementRow, type PointwiseRow } from "./define.ts";
+import {
+  type Attributes,
+  type Infer,
+  listOf,
+  type MovementRow,
+  nameRows,
+  type PlacementRow,
+  type PointwiseRow,
+} from "./define.ts";
 import { slot } from "./expr.ts";
 import { commonDType } from "./pointwise.ts";
-import { broadcastView, extent, permuteView, requireShape, reshapeView, type Shape, showShape, sizeOf, sliceView } from "./shape.ts";
+import {
+  broadcastView,
+  extent,
+  permuteView,
+  requireShape,
+  reshapeView,
+  type Shape,
+  showShape,
+  sizeOf,
+  sliceView,
+} from "./shape.ts";
 
-const shapeAttribute: Infer = ([x], attributes) => ({ shape: requireShape(listOf(attributes, "shape")), dtype: x?.dtype ?? "float32" });
+const shapeAttribute: Infer = ([x], attributes) => ({
+  shape: requireShape(listOf(attributes, "shape")),
+  dtype: x?.dtype ?? "float32",
+});
 
 const cast: PointwiseRow = {
   kind: "pointwise",
@@ -33,7 +54,10 @@ const reshape: MovementRow = {
     const { shape, dtype } = shapeAttribute(inputs, attributes);
     const from = inputs[0]?.shape ?? [];
     if (sizeOf(from) !== sizeOf(shape)) {
-      throw new BinadeError("shape.mismatch", `${showShape(from)} has ${sizeOf(from)} elements and ${showShape(shape)} has ${sizeOf(shape)}; give a shape with as many elements`);
+      throw new BinadeError(
+        "shape.mismatch",
+        `${showShape(from)} has ${sizeOf(from)} elements and ${showShape(shape)} has ${sizeOf(shape)}; give a shape with as many elements`,
+      );
     }
     return { shape, dtype };
   },
@@ -48,14 +72,23 @@ const permute: MovementRow = {
     const order = listOf(attributes, "order");
     const shape = x?.shape ?? [];
     if (order.length !== shape.length || [...order].sort((a, b) => a - b).some((axis, i) => axis !== i)) {
-      throw new BinadeError("shape.invalid", `order [${order.join(", ")}] does not name each of the ${shape.length} axes once; give a permutation of 0…${shape.length - 1}`);
+      throw new BinadeError(
+        "shape.invalid",
+        `order [${order.join(", ")}] does not name each of the ${shape.length} axes once; give a permutation of 0…${shape.length - 1}`,
+      );
     }
     return { shape: order.map((axis) => extent(shape, axis)), dtype: x?.dtype ?? "float32" };
   },
   view: (view, _out, attributes) => permuteView(view, listOf(attributes, "order")),
   vjp: ({ b, g, attributes }) => {
     const order = listOf(attributes, "order");
-    return [() => b.permute(g, order.map((_, axis) => order.indexOf(axis)))];
+    return [
+      () =>
+        b.permute(
+          g,
+          order.map((_, axis) => order.indexOf(axis)),
+        ),
+    ];
   },
 };
 
@@ -67,7 +100,10 @@ const broadcast: MovementRow = {
     const from = inputs[0]?.shape ?? [];
     const lead = shape.length - from.length;
     if (lead < 0 || from.some((n, i) => n !== 1 && n !== shape[i + lead])) {
-      throw new BinadeError("shape.mismatch", `${showShape(from)} does not broadcast to ${showShape(shape)}; axes must be equal or 1`);
+      throw new BinadeError(
+        "shape.mismatch",
+        `${showShape(from)} does not broadcast to ${showShape(shape)}; axes must be equal or 1`,
+      );
     }
     return { shape, dtype };
   },
@@ -82,8 +118,15 @@ const slice: MovementRow = {
   infer: ([x], attributes) => {
     const [starts, shape] = [listOf(attributes, "starts"), requireShape(listOf(attributes, "shape"))];
     const from = x?.shape ?? [];
-    if (starts.length !== from.length || shape.length !== from.length || starts.some((s, i) => !Number.isInteger(s) || s < 0 || s + extent(shape, i) > extent(from, i))) {
-      throw new BinadeError("shape.invalid", `box at [${starts.join(", ")}] of shape ${showShape(shape)} does not lie inside ${showShape(from)}; move or shrink it`);
+    if (
+      starts.length !== from.length ||
+      shape.length !== from.length ||
+      starts.some((s, i) => !Number.isInteger(s) || s < 0 || s + extent(shape, i) > extent(from, i))
+    ) {
+      throw new BinadeError(
+        "shape.invalid",
+        `box at [${starts.join(", ")}] of shape ${showShape(shape)} does not lie inside ${showShape(from)}; move or shrink it`,
+      );
     }
     return { shape, dtype: x?.dtype ?? "float32" };
   },
@@ -99,8 +142,15 @@ const pad: PlacementRow = {
     const { shape, dtype } = shapeAttribute(inputs, attributes);
     const starts = listOf(attributes, "starts");
     const from = inputs[0]?.shape ?? [];
-    if (starts.length !== shape.length || from.length !== shape.length || from.some((n, i) => extent(starts, i) < 0 || extent(starts, i) + n > extent(shape, i))) {
-      throw new BinadeError("shape.invalid", `${showShape(from)} at [${starts.join(", ")}] does not lie inside ${showShape(shape)}; move it or enlarge the shape`);
+    if (
+      starts.length !== shape.length ||
+      from.length !== shape.length ||
+      from.some((n, i) => extent(starts, i) < 0 || extent(starts, i) + n > extent(shape, i))
+    ) {
+      throw new BinadeError(
+        "shape.invalid",
+        `${showShape(from)} at [${starts.join(", ")}] does not lie inside ${showShape(shape)}; move it or enlarge the shape`,
+      );
     }
     return { shape, dtype };
   },
@@ -116,17 +166,29 @@ const concatenate: PlacementRow = {
     const axis = attributes.axis as number;
     const [first] = inputs;
     if (first === undefined) throw new BinadeError("shape.invalid", "expected at least one operand, got none");
-    const other = inputs.find((n) => n.shape.length !== first.shape.length || n.shape.some((d, i) => i !== axis && d !== first.shape[i]));
+    const other = inputs.find(
+      (n) => n.shape.length !== first.shape.length || n.shape.some((d, i) => i !== axis && d !== first.shape[i]),
+    );
     if (other !== undefined) {
-      throw new BinadeError("shape.mismatch", `shapes ${showShape(first.shape)} and ${showShape(other.shape)} differ outside axis ${axis}; make them equal there`);
+      throw new BinadeError(
+        "shape.mismatch",
+        `shapes ${showShape(first.shape)} and ${showShape(other.shape)} differ outside axis ${axis}; make them equal there`,
+      );
     }
     const total = inputs.reduce((sum, n) => sum + extent(n.shape, axis), 0);
     return { shape: first.shape.map((d, i) => (i === axis ? total : d)), dtype: commonDType(inputs) };
   },
-  starts: (inputs, attributes) => boxesAlong(inputs.map((n) => n.shape), attributes.axis as number),
+  starts: (inputs, attributes) =>
+    boxesAlong(
+      inputs.map((n) => n.shape),
+      attributes.axis as number,
+    ),
   fill: 0,
   vjp: ({ b, g, ins, attributes }) => {
-    const starts = boxesAlong(ins.map((n) => n.shape), attributes.axis as number);
+    const starts = boxesAlong(
+      ins.map((n) => n.shape),
+      attributes.axis as number,
+    );
     return ins.map((x, i) => () => b.slice(g, starts[i] ?? [], x.shape));
   },
 };

@@ -1,8 +1,9 @@
 /** The maker of pointwise rows, and the rows derived from their gradients. */
-import { type DType, isFloat } from "../formats/table.ts";
+
 import { BinadeError } from "../errors.ts";
-import { differentiate, isZero } from "./derivative.ts";
+import { type DType, isFloat } from "../formats/table.ts";
 import type { Infer, Node, Op, OpOf, PointwiseRow, Vjp } from "./define.ts";
+import { differentiate, isZero } from "./derivative.ts";
 import { type Arity, E, type Expr, slot, slotsOf, type Tuple } from "./expr.ts";
 import { sameShape, showShape } from "./shape.ts";
 
@@ -49,7 +50,10 @@ function inferPointwise(accepts: Accepts, result: "same" | "bool", conditions: r
     const shape = first.shape;
     for (const input of inputs) {
       if (!sameShape(input.shape, shape)) {
-        throw new BinadeError("shape.mismatch", `operands have shapes ${inputs.map((n) => showShape(n.shape)).join(" and ")}; make them equal`);
+        throw new BinadeError(
+          "shape.mismatch",
+          `operands have shapes ${inputs.map((n) => showShape(n.shape)).join(" and ")}; make them equal`,
+        );
       }
     }
     const data = inputs.filter((_, i) => !conditions.includes(i));
@@ -65,10 +69,17 @@ function inferPointwise(accepts: Accepts, result: "same" | "bool", conditions: r
 }
 
 const unsupported = (got: DType, expected: string): BinadeError =>
-  new BinadeError("dtype.unsupported", `expected ${expected}, got ${got}; cast it first, for instance x.cast("float32")`);
+  new BinadeError(
+    "dtype.unsupported",
+    `expected ${expected}, got ${got}; cast it first, for instance x.cast("float32")`,
+  );
 
 function requireDType(node: Node | undefined, dtype: DType): void {
-  if (node?.dtype !== dtype) throw new BinadeError("dtype.mismatch", `the condition is ${node?.dtype}, expected ${dtype}; compare first, for instance x.greater(0)`);
+  if (node?.dtype !== dtype)
+    throw new BinadeError(
+      "dtype.mismatch",
+      `the condition is ${node?.dtype}, expected ${dtype}; compare first, for instance x.greater(0)`,
+    );
 }
 
 const isWeak = (node: Node): boolean => node.op.kind === "source" && node.op.weak === true;
@@ -80,13 +91,20 @@ export function commonDType(inputs: readonly Node[]): DType {
   if (first === undefined) throw new BinadeError("internal", "internal: no operands");
   const other = strong.find((n) => n.dtype !== first.dtype);
   if (other !== undefined) {
-    throw new BinadeError("dtype.mismatch", `operands are ${first.dtype} and ${other.dtype}, which never mix implicitly here; cast one, for instance y.cast("${first.dtype}")`);
+    throw new BinadeError(
+      "dtype.mismatch",
+      `operands are ${first.dtype} and ${other.dtype}, which never mix implicitly here; cast one, for instance y.cast("${first.dtype}")`,
+    );
   }
   return first.dtype;
 }
 
 /** Operand i's cotangent is a row of its own, whose operands are exactly the values that its expression reads. */
-function derivedVjp(cotangents: readonly Expr[], slots: readonly string[], parent: { ulps: number; domain: PointwiseRow["domain"]; cheap?: boolean }): Vjp {
+function derivedVjp(
+  cotangents: readonly Expr[],
+  slots: readonly string[],
+  parent: { ulps: number; domain: PointwiseRow["domain"]; cheap?: boolean },
+): Vjp {
   const derived = new Map<string, OpOf<PointwiseRow>>();
   const opOf = (out: Node, i: number, e: Expr): OpOf<PointwiseRow> => {
     const name = `${out.op.name}.d${slots[i]}`;
@@ -105,7 +123,10 @@ function derivedVjp(cotangents: readonly Expr[], slots: readonly string[], paren
       slots.forEach((name, k) => (bound[name] = ins[k]));
       return () => {
         const op = opOf(out, i, e);
-        return b.node(op, op.slots.map((name) => required(bound[name], name)));
+        return b.node(
+          op,
+          op.slots.map((name) => required(bound[name], name)),
+        );
       };
     });
 }
@@ -145,7 +166,10 @@ function derivedRow(e: Expr, parent: { ulps: number; domain: PointwiseRow["domai
           const name = `${out.op.name}.d${slots[i]}`;
           const op = derived.get(name) ?? { ...derivedRow(d, parent), name };
           derived.set(name, op);
-          return b.node(op, [...slotsOf(d)].map((name) => required(bound[name], name)));
+          return b.node(
+            op,
+            [...slotsOf(d)].map((name) => required(bound[name], name)),
+          );
         };
       }),
   };

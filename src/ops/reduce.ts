@@ -13,16 +13,30 @@ const inferReduced =
     const axes = listOf(attributes, "axes");
     const from = x?.shape ?? [];
     if (result === "attribute" && x !== undefined && !SUMMED.some((d) => d === x.dtype) && !isFloat(x.dtype)) {
-      throw new BinadeError("dtype.unsupported", `expected a floating dtype, int32 or uint32, got ${x.dtype}, which cannot hold a sum; cast it first, for instance x.cast("int32")`);
+      throw new BinadeError(
+        "dtype.unsupported",
+        `expected a floating dtype, int32 or uint32, got ${x.dtype}, which cannot hold a sum; cast it first, for instance x.cast("int32")`,
+      );
     }
     if (result !== "attribute" && axes.some((axis) => extent(from, axis) === 0)) {
-      throw new BinadeError("shape.invalid", `no elements along axes [${axes.join(", ")}] of shape [${from.join(", ")}]; an empty maximum does not exist`);
+      throw new BinadeError(
+        "shape.invalid",
+        `no elements along axes [${axes.join(", ")}] of shape [${from.join(", ")}]; an empty maximum does not exist`,
+      );
     }
     const shape = from.filter((_, axis) => !axes.includes(axis));
-    return { shape, dtype: result === "attribute" ? dtypeOf(attributes) : result === "int32" ? "int32" : (x?.dtype ?? "float32") };
+    return {
+      shape,
+      dtype: result === "attribute" ? dtypeOf(attributes) : result === "int32" ? "int32" : (x?.dtype ?? "float32"),
+    };
   };
 
-const reduction = (combine: Combine, autocast: Autocast, result: "attribute" | "same" | "int32", vjp: Vjp | "none"): ReduceRow => ({
+const reduction = (
+  combine: Combine,
+  autocast: Autocast,
+  result: "attribute" | "same" | "int32",
+  vjp: Vjp | "none",
+): ReduceRow => ({
   kind: "reduce",
   combine,
   autocast,
@@ -31,7 +45,9 @@ const reduction = (combine: Combine, autocast: Autocast, result: "attribute" | "
 });
 
 const sum = reduction("sum", "wide", "attribute", ({ b, g, ins: [x], attributes }) => [
-  x !== undefined && isFloat(x.dtype) ? () => b.cast(b.restoreAxes(g, x.shape, listOf(attributes, "axes")), x.dtype) : null,
+  x !== undefined && isFloat(x.dtype)
+    ? () => b.cast(b.restoreAxes(g, x.shape, listOf(attributes, "axes")), x.dtype)
+    : null,
 ]);
 
 /** The gradient is shared evenly among equal extremes, as PyTorch's amax does. */

@@ -18,7 +18,10 @@ export const showShape = (shape: Shape): string => `[${shape.join(", ")}]`;
 /** The shape itself, if every extent is a whole number that is not negative. */
 export function requireShape(shape: Shape): Shape {
   if (shape.every((n) => Number.isInteger(n) && n >= 0)) return shape;
-  throw new BinadeError("shape.invalid", `shape ${showShape(shape)}: expected extents that are whole numbers from 0 on; correct the one that is not`);
+  throw new BinadeError(
+    "shape.invalid",
+    `shape ${showShape(shape)}: expected extents that are whole numbers from 0 on; correct the one that is not`,
+  );
 }
 
 /** Extent of axis `axis`; an axis outside the shape is a fault of the caller. */
@@ -31,7 +34,10 @@ export function extent(shape: readonly number[], axis: number): number {
 /** Maps −rank…rank−1 to 0…rank−1. */
 export function normalizeAxis(axis: number, rank: number, subject: string): number {
   if (!Number.isInteger(axis) || axis < -rank || axis >= rank) {
-    throw new BinadeError("shape.invalid", `${subject}: axis ${axis} is outside −${rank}…${rank - 1}; the tensor has ${rank} axes`);
+    throw new BinadeError(
+      "shape.invalid",
+      `${subject}: axis ${axis} is outside −${rank}…${rank - 1}; the tensor has ${rank} axes`,
+    );
   }
   return axis < 0 ? axis + rank : axis;
 }
@@ -94,7 +100,9 @@ export function broadcastView(view: View, shape: Shape): View {
   return {
     offset: view.offset,
     shape,
-    strides: shape.map((n, i) => (i < lead || (view.shape[i - lead] === 1 && n !== 1) ? 0 : extent(view.strides, i - lead))),
+    strides: shape.map((n, i) =>
+      i < lead || (view.shape[i - lead] === 1 && n !== 1) ? 0 : extent(view.strides, i - lead),
+    ),
   };
 }
 

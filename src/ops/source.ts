@@ -4,7 +4,10 @@ import { type Infer, listOf, nameRows, numberOf, type SourceRow } from "./define
 import { dtypeOf } from "./movement.ts";
 import { requireShape } from "./shape.ts";
 
-const stated: Infer = (_, attributes) => ({ shape: requireShape(listOf(attributes, "shape")), dtype: dtypeOf(attributes) });
+const stated: Infer = (_, attributes) => ({
+  shape: requireShape(listOf(attributes, "shape")),
+  dtype: dtypeOf(attributes),
+});
 
 /** A value handed over at run time: a parameter, a batch, a tensor's data. `key` makes it unique. */
 const input: SourceRow = {
@@ -47,7 +50,10 @@ const random: SourceRow = {
   autocast: "as-is",
   infer: ([key], attributes) => {
     if (key?.dtype !== "uint32" || key.shape.length !== 1 || key.shape[0] !== 4) {
-      throw new BinadeError("dtype.mismatch", `random: expected a key of dtype uint32 and shape [4], got ${key?.dtype} ${JSON.stringify(key?.shape)}; use a RandomStream's key`);
+      throw new BinadeError(
+        "dtype.mismatch",
+        `random: expected a key of dtype uint32 and shape [4], got ${key?.dtype} ${JSON.stringify(key?.shape)}; use a RandomStream's key`,
+      );
     }
     return { shape: requireShape(listOf(attributes, "shape")), dtype: "float32" };
   },

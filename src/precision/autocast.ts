@@ -27,11 +27,17 @@ export const autocastDType = (): HalfDType | null => current.dtype;
  */
 export function autocast<T>(dtype: HalfDType | false, body: () => T): T {
   if (dtype !== false && dtype !== "float16" && dtype !== "bfloat16") {
-    throw new BinadeError("option.invalid", `autocast: dtype is ${JSON.stringify(dtype)}, expected "float16", "bfloat16" or false`);
+    throw new BinadeError(
+      "option.invalid",
+      `autocast: dtype is ${JSON.stringify(dtype)}, expected "float16", "bfloat16" or false`,
+    );
   }
   const result = inRegion({ dtype: dtype === false ? null : dtype }, body);
   if (result instanceof Promise) {
-    throw new BinadeError("autocast.async", "autocast: the callback returned a promise; build the graph synchronously inside it, and await outside");
+    throw new BinadeError(
+      "autocast.async",
+      "autocast: the callback returned a promise; build the graph synchronously inside it, and await outside",
+    );
   }
   return result;
 }
@@ -70,7 +76,8 @@ export function castOperands(op: Pick<Op, "name" | "autocast" | "uncast">, input
   const target = typeof rule === "object" ? refuse(op.name, rule.refuse) : targetOf(rule, inputs, op.name);
   if (target === null || typeof rule === "object") return inputs;
   return inputs.map((node, i) => {
-    const touched = rule === "widest" ? isFloat(node.dtype) && !isWeak(node) : eligible(node) && op.uncast?.includes(i) !== true;
+    const touched =
+      rule === "widest" ? isFloat(node.dtype) && !isWeak(node) : eligible(node) && op.uncast?.includes(i) !== true;
     if (!touched || node.dtype === target) return node;
     const cast = build.cast(node, target);
     if (!reasons.has(cast)) reasons.set(cast, { op: op.name, autocast: rule, from: node.dtype, to: target });
@@ -97,11 +104,14 @@ function widest(inputs: readonly Node[], name: string): DType | null {
   try {
     return dtypes.reduce(promote);
   } catch (error) {
-    throw new BinadeError("dtype.mismatch", `${name}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new BinadeError("dtype.mismatch", `${name}: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
   }
 }
 
 function refuse(name: string, advice: string): null {
-  if (current.dtype !== null) throw new BinadeError("autocast.refused", `${name}: refused under autocast ${shortName(current.dtype)}; ${advice}`);
+  if (current.dtype !== null)
+    throw new BinadeError("autocast.refused", `${name}: refused under autocast ${shortName(current.dtype)}; ${advice}`);
   return null;
 }

@@ -6,16 +6,24 @@ import { OPS } from "../ops/index.ts";
 import { broadcastShapes, normalizeAxes } from "../ops/shape.ts";
 import { castOperands } from "../precision/autocast.ts";
 
-type Names<K extends Op["kind"]> = { [N in keyof typeof OPS]: (typeof OPS)[N]["kind"] extends K ? N : never }[keyof typeof OPS];
+type Names<K extends Op["kind"]> = {
+  [N in keyof typeof OPS]: (typeof OPS)[N]["kind"] extends K ? N : never;
+}[keyof typeof OPS];
 export type PointwiseName = Names<"pointwise">;
 export type CompositeName = Names<"composite">;
 
 /** A pointwise op over nodes and literals. */
 export function pointwise(name: PointwiseName, operands: readonly (Node | number)[]): Node {
   const op = OPS[name];
-  const cast = castOperands(op, operands.filter((x): x is Node => typeof x !== "number"));
+  const cast = castOperands(
+    op,
+    operands.filter((x): x is Node => typeof x !== "number"),
+  );
   let next = 0;
-  return build.pointwise(op, operands.map((x) => (typeof x === "number" ? x : (cast[next++] as Node))));
+  return build.pointwise(
+    op,
+    operands.map((x) => (typeof x === "number" ? x : (cast[next++] as Node))),
+  );
 }
 
 export function composite(name: CompositeName, inputs: readonly Node[], attributes: Attributes = {}): Node {
@@ -52,7 +60,9 @@ export function matmul(a: Node, w: Node): Node {
   const right = y.shape.length === 1 ? build.reshape(y, [...y.shape, 1]) : y;
   const flat = right.shape.length === 2 && left.shape.length > 2;
   const product = flat ? rowsTimesMatrix(left, right) : build.matmul(...broadcastBatch(left, right));
-  const shape = product.shape.filter((_, i, { length }) => !(x.shape.length === 1 && i === length - 2) && !(y.shape.length === 1 && i === length - 1));
+  const shape = product.shape.filter(
+    (_, i, { length }) => !(x.shape.length === 1 && i === length - 2) && !(y.shape.length === 1 && i === length - 1),
+  );
   return build.reshape(product, shape);
 }
 
@@ -66,6 +76,8 @@ export function rowsTimesMatrix(x: Node, w: Node, dtype: DType = x.dtype): Node 
 
 function broadcastBatch(a: Node, w: Node): [Node, Node] {
   const batch = broadcastShapes(a.shape.slice(0, -2), w.shape.slice(0, -2), "matmul");
-  return [build.broadcastTo(a, [...batch, ...a.shape.slice(-2)]), build.broadcastTo(w, [...batch, ...w.shape.slice(-2)])];
+  return [
+    build.broadcastTo(a, [...batch, ...a.shape.slice(-2)]),
+    build.broadcastTo(w, [...batch, ...w.shape.slice(-2)]),
+  ];
 }
-

@@ -4,10 +4,10 @@ import { BinadeError } from "../errors.ts";
 import { createInput, type Node } from "../ir/graph.ts";
 import { showShape } from "../ops/shape.ts";
 import { inRegion } from "../precision/autocast.ts";
-import { type Device } from "./device.ts";
+import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
 import { launch } from "./realize.ts";
-import { deviceOf, execute, leafOverBuffer, type LeafValue, requireValue, substituteRealized } from "./runtime.ts";
+import { deviceOf, execute, type LeafValue, leafOverBuffer, requireValue, substituteRealized } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace, recording, type Trace } from "./trace.ts";
 import { dropPending, takePending, type Variable } from "./variable.ts";
@@ -40,7 +40,9 @@ export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): 
     const recording = new Recording(fn, args);
     recordings.push(recording);
     if (recordings.length === MANY_TRACES + 1) {
-      console.warn(`binade: compile recorded a function ${recordings.length} times for different shapes or modes; pad or drop the last batch so that shapes repeat`);
+      console.warn(
+        `binade: compile recorded a function ${recordings.length} times for different shapes or modes; pad or drop the last batch so that shapes repeat`,
+      );
     }
     return recording;
   };
@@ -71,10 +73,16 @@ class Recording<R> {
     const { returned, assigned } = record(fn, placeholders, this.#trace);
     const { tensors, rebuild } = flatten(returned);
     const probes = this.#trace.probes.map((p) => p.node);
-    const request = substituteRealized({ outputs: [...tensors, ...probes], assignments: new Map([...assigned].map(([v, node]) => [v.leaf, node])) });
+    const request = substituteRealized({
+      outputs: [...tensors, ...probes],
+      assignments: new Map([...assigned].map(([v, node]) => [v.leaf, node])),
+    });
     this.#assigned = [...assigned.keys()];
     for (const variable of this.#assigned) variable.restore();
-    this.#device = deviceOf([...request.outputs, ...request.assignments.keys(), ...request.assignments.values(), ...args.map((a) => a.node)], defaultDevice);
+    this.#device = deviceOf(
+      [...request.outputs, ...request.assignments.keys(), ...request.assignments.values(), ...args.map((a) => a.node)],
+      defaultDevice,
+    );
     this.#prepared = this.#device.prepare(request);
     this.#leafSources = this.#prepared.leaves.map((leaf) => sourceOfLeaf(leaf, placeholders));
     this.#outputs = request.outputs;
@@ -100,7 +108,11 @@ class Recording<R> {
       await before;
       // An argument is copied where it is the memory of a variable that this very run overwrites.
       const values = await Promise.all(given.map((value, i) => (overwritten[i] === true ? copyOf(value) : value)));
-      return execute(this.#device, this.#prepared, captured.map((v) => (v.kind === "argument" ? (values[v.index] as LeafValue) : v)));
+      return execute(
+        this.#device,
+        this.#prepared,
+        captured.map((v) => (v.kind === "argument" ? (values[v.index] as LeafValue) : v)),
+      );
     });
     return this.#finish(buffers);
   }
@@ -121,7 +133,9 @@ class Recording<R> {
   }
 }
 
-type LeafSource = { readonly kind: "argument"; readonly index: number } | { readonly kind: "captured"; readonly value: LeafValue };
+type LeafSource =
+  | { readonly kind: "argument"; readonly index: number }
+  | { readonly kind: "captured"; readonly value: LeafValue };
 
 function sourceOfLeaf(leaf: Node, placeholders: readonly Node[]): LeafSource {
   const index = placeholders.indexOf(leaf);
@@ -139,7 +153,11 @@ async function copyOf(value: LeafValue): Promise<LeafValue> {
 
 const signatureOf = (args: readonly Tensor[]): string => args.map((a) => `${a.dtype}${showShape(a.shape)}`).join();
 
-function record<R>(fn: (...args: never) => R, placeholders: readonly Node[], trace: Trace): { returned: R; assigned: ReadonlyMap<Variable, Node> } {
+function record<R>(
+  fn: (...args: never) => R,
+  placeholders: readonly Node[],
+  trace: Trace,
+): { returned: R; assigned: ReadonlyMap<Variable, Node> } {
   try {
     // Calls that share the recording may come from any autocast region: it depends on none.
     const returned = recording(trace, () =>
@@ -150,7 +168,10 @@ function record<R>(fn: (...args: never) => R, placeholders: readonly Node[], tra
       }),
     );
     if (returned instanceof Promise) {
-      throw new BinadeError("trace.structure", "compile: the function returned a promise; it is recorded synchronously, so await outside of it");
+      throw new BinadeError(
+        "trace.structure",
+        "compile: the function returned a promise; it is recorded synchronously, so await outside of it",
+      );
     }
     return { returned, assigned: takePending() };
   } catch (error) {
@@ -192,4 +213,3 @@ export function debug(tensor: Tensor, label: string): Tensor {
   else void tensor.show().then((text) => console.log(`${label}: ${text}`));
   return tensor;
 }
-

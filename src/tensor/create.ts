@@ -34,7 +34,10 @@ export function tensor(values: Nested, options: TensorOptions = {}): Tensor {
   const nested = ArrayBuffer.isView(values) ? [flat.length] : nestingOf(values, flat as number[]);
   const shape = options.shape ?? nested;
   if (sizeOf(shape) !== flat.length) {
-    throw new BinadeError("shape.mismatch", `tensor: shape ${showShape(shape)} holds ${sizeOf(shape)} elements, got ${flat.length}; give as many`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `tensor: shape ${showShape(shape)} holds ${sizeOf(shape)} elements, got ${flat.length}; give as many`,
+    );
   }
   const dtype = options.dtype ?? dtypeOfArray(values);
   const stored = encodeArray(flat, dtype);
@@ -57,7 +60,10 @@ function nestingOf(values: Nested, flat: number[]): Shape {
   const shapes = rows.map((row) => nestingOf(row, flat));
   const [first = []] = shapes;
   if (shapes.some((s) => s.join() !== first.join())) {
-    throw new BinadeError("shape.mismatch", `tensor: rows have shapes ${showShape(first)} and ${showShape(shapes.find((s) => s.join() !== first.join()) ?? [])}; make them equal`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `tensor: rows have shapes ${showShape(first)} and ${showShape(shapes.find((s) => s.join() !== first.join()) ?? [])}; make them equal`,
+    );
   }
   return [rows.length, ...first];
 }
@@ -70,11 +76,17 @@ function nestingOf(values: Nested, flat: number[]): Shape {
  * @example
  * fromBytes(new Uint8Array([0x80, 0x3f]), { shape: [1], dtype: "bfloat16" }); // [1]
  */
-export function fromBytes(bytes: Uint8Array, options: TensorOptions & { readonly shape: Shape; readonly dtype: DType }): Tensor {
+export function fromBytes(
+  bytes: Uint8Array,
+  options: TensorOptions & { readonly shape: Shape; readonly dtype: DType },
+): Tensor {
   const { shape, dtype } = options;
   const byteLength = sizeOf(shape) * byteSize(dtype);
   if (bytes.byteLength !== byteLength) {
-    throw new BinadeError("shape.mismatch", `fromBytes: ${dtype} ${showShape(shape)} takes ${byteLength} bytes, got ${bytes.byteLength}; give as many`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `fromBytes: ${dtype} ${showShape(shape)} takes ${byteLength} bytes, got ${bytes.byteLength}; give as many`,
+    );
   }
   return new Tensor(leafFromBytes(options.device ?? defaultDevice(), shape, dtype, bytes));
 }

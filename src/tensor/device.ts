@@ -21,7 +21,10 @@ function substitute({ outputs, assignments }: Request, leaves: ReadonlyMap<Node,
   const known = (node: Node): Node | undefined => leaves.get(node);
   const roots = rewrite([...outputs, ...assignments.values()], (node) => node, known);
   const values = roots.slice(outputs.length);
-  return { outputs: roots.slice(0, outputs.length), assignments: new Map([...assignments.keys()].map((v, i) => [known(v) ?? v, values[i] as Node])) };
+  return {
+    outputs: roots.slice(0, outputs.length),
+    assignments: new Map([...assignments.keys()].map((v, i) => [known(v) ?? v, values[i] as Node])),
+  };
 }
 
 export class Device {
@@ -64,9 +67,15 @@ export class Device {
     let prepared = this.#programs.get(key);
     if (prepared === undefined) {
       // Compiled over leaves of its own: a program that is kept must not keep the memory behind the leaves that it first ran on.
-      const own = new Map(leaves.map((leaf) => [leaf, createInput(leaf.shape, leaf.dtype, String(leaf.attributes.name ?? ""))]));
+      const own = new Map(
+        leaves.map((leaf) => [leaf, createInput(leaf.shape, leaf.dtype, String(leaf.attributes.name ?? ""))]),
+      );
       const program = compileProgram(substitute(request, own), this.backend.capabilities);
-      prepared = { program, executable: this.backend.prepare(program), leafOf: new Map(leaves.map((leaf, i) => [own.get(leaf) ?? leaf, i])) };
+      prepared = {
+        program,
+        executable: this.backend.prepare(program),
+        leafOf: new Map(leaves.map((leaf, i) => [own.get(leaf) ?? leaf, i])),
+      };
     } else this.#programs.delete(key);
     this.#programs.set(key, prepared);
     this.#evict();

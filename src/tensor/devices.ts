@@ -47,14 +47,20 @@ function openDevice(kind: DeviceKind, { threads }: { readonly threads?: number }
     case "cpu": {
       const cpu = openCpu(threads === undefined ? {} : { threads });
       if ("backend" in cpu) return known ?? remember(kind, new Device(cpu.backend));
-      throw new BinadeError("device.unavailable", `device cpu: ${cpu.reason}; ${cpu.remedy}, or use the reference device`);
+      throw new BinadeError(
+        "device.unavailable",
+        `device cpu: ${cpu.reason}; ${cpu.remedy}, or use the reference device`,
+      );
     }
     case "reference":
       return remember(kind, new Device(new ReferenceBackend()));
     case "null":
       return remember(kind, new Device(new NullBackend()));
     default:
-      throw new BinadeError("option.invalid", `device: expected cpu, reference or null, got ${JSON.stringify(kind satisfies never)}`);
+      throw new BinadeError(
+        "option.invalid",
+        `device: expected cpu, reference or null, got ${JSON.stringify(kind satisfies never)}`,
+      );
   }
 }
 

@@ -34,8 +34,12 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
  */
 export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
   const [first] = tensors;
-  if (first === undefined) throw new BinadeError("shape.invalid", "concatenate: expected at least one tensor, got none");
-  const nodes = castOperands(OPS.concatenate, tensors.map((t) => t.node));
+  if (first === undefined)
+    throw new BinadeError("shape.invalid", "concatenate: expected at least one tensor, got none");
+  const nodes = castOperands(
+    OPS.concatenate,
+    tensors.map((t) => t.node),
+  );
   return new Tensor(build.concatenate(nodes, normalizeAxis(axis, first.shape.length, "concatenate")));
 }
 
@@ -50,9 +54,13 @@ export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   const [input, matrix] = castOperands({ ...OPS.matmul, name: "linear" }, [x.node, weight.node]);
-  if (input === undefined || matrix === undefined) throw new BinadeError("internal", "internal: linear lost an operand");
+  if (input === undefined || matrix === undefined)
+    throw new BinadeError("internal", "internal: linear lost an operand");
   if (matrix.shape.length !== 2 || input.shape[input.shape.length - 1] !== matrix.shape[1]) {
-    throw new BinadeError("shape.mismatch", `linear: x [${input.shape.join(", ")}] and weight [${matrix.shape.join(", ")}] do not fit; weight is (out, in) and x ends with in`);
+    throw new BinadeError(
+      "shape.mismatch",
+      `linear: x [${input.shape.join(", ")}] and weight [${matrix.shape.join(", ")}] do not fit; weight is (out, in) and x ends with in`,
+    );
   }
   if (bias === undefined) return new Tensor(rowsTimesMatrix(input, build.transpose(matrix)));
   const sums = rowsTimesMatrix(input, build.transpose(matrix), input.dtype === "float64" ? "float64" : "float32");
@@ -100,8 +108,17 @@ export function rmsNorm(x: Tensor, weight?: Tensor, { eps = 1e-5 }: NormOptions 
   return norm(x, { eps, center: false }, weight, undefined);
 }
 
-function norm(x: Tensor, { eps, center }: { readonly eps: number; readonly center: boolean }, weight: Tensor | undefined, bias: Tensor | undefined): Tensor {
-  if (!(eps >= 0) || x.shape.length === 0) throw new BinadeError("value.range", `norm: eps is ${eps} and the shape [${x.shape.join(", ")}]; expected eps ≥ 0 and at least one axis`);
+function norm(
+  x: Tensor,
+  { eps, center }: { readonly eps: number; readonly center: boolean },
+  weight: Tensor | undefined,
+  bias: Tensor | undefined,
+): Tensor {
+  if (!(eps >= 0) || x.shape.length === 0)
+    throw new BinadeError(
+      "value.range",
+      `norm: eps is ${eps} and the shape [${x.shape.join(", ")}]; expected eps ≥ 0 and at least one axis`,
+    );
   const saved = autocastDType() ?? x.dtype;
   const normalized = composite("normalize", [x.node], { eps, center, saved });
   if (weight === undefined) return new Tensor(normalized);
@@ -154,7 +171,10 @@ export interface CrossEntropyOptions {
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const { ignoreLabel = IGNORED_LABEL, reduction = "mean" } = options;
   if (isFloat(labels.dtype)) {
-    throw new BinadeError("dtype.unsupported", `crossEntropy: labels are ${labels.dtype}, expected integers; cast them, for instance labels.cast("int32")`);
+    throw new BinadeError(
+      "dtype.unsupported",
+      `crossEntropy: labels are ${labels.dtype}, expected integers; cast them, for instance labels.cast("int32")`,
+    );
   }
   requireInteger("crossEntropy: ignoreLabel", ignoreLabel, -(2 ** 31));
   const targets = labels.cast("int32");

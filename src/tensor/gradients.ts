@@ -39,7 +39,10 @@ const origins = new WeakMap<object, Origin>();
 export const originOf = (grads: ReadonlyMap<Variable, Tensor>): Origin | undefined => origins.get(grads);
 
 /** Marks a map as gradients; for use by other parts of the library. */
-export function markGrads<S extends "scaled" | "true">(entries: Iterable<readonly [Variable, Tensor]>, origin: Origin | undefined): Grads<S> {
+export function markGrads<S extends "scaled" | "true">(
+  entries: Iterable<readonly [Variable, Tensor]>,
+  origin: Origin | undefined,
+): Grads<S> {
   const grads = new Map(entries) as ReadonlyMap<Variable, Tensor> as Grads<S>;
   if (origin !== undefined) origins.set(grads, origin);
   return grads;
@@ -52,8 +55,13 @@ export function markGrads<S extends "scaled" | "true">(entries: Iterable<readonl
  * @example
  * const noisy = mapGradients(grads, (gradient) => gradient.add(noise.draw(gradient.shape)));
  */
-export function mapGradients<S extends "scaled" | "true">(grads: Grads<S>, change: (gradient: Tensor, parameter: Variable) => Tensor): Grads<S> {
-  const entries = [...grads].map(([parameter, gradient]) => [parameter, requireShape(parameter, change(gradient, parameter))] as const);
+export function mapGradients<S extends "scaled" | "true">(
+  grads: Grads<S>,
+  change: (gradient: Tensor, parameter: Variable) => Tensor,
+): Grads<S> {
+  const entries = [...grads].map(
+    ([parameter, gradient]) => [parameter, requireShape(parameter, change(gradient, parameter))] as const,
+  );
   return markGrads<S>(entries, originOf(grads));
 }
 
@@ -65,18 +73,25 @@ export function mapGradients<S extends "scaled" | "true">(grads: Grads<S>, chang
  * optimizer.apply(gradientsFrom([[weight, tensor([1, 2, 3])]]));
  */
 export function gradientsFrom(entries: Iterable<readonly [Variable, Tensor]>): Grads<"true"> {
-  return markGrads<"true">([...entries].map(([parameter, gradient]) => [parameter, requireShape(parameter, gradient)] as const), undefined);
+  return markGrads<"true">(
+    [...entries].map(([parameter, gradient]) => [parameter, requireShape(parameter, gradient)] as const),
+    undefined,
+  );
 }
 
 function requireShape(parameter: Variable, gradient: Tensor): Tensor {
   if (gradient.shape.join() === parameter.shape.join()) return gradient;
-  throw new BinadeError("shape.mismatch", `gradient of ${parameter.name}: expected shape [${parameter.shape.join(", ")}], got [${gradient.shape.join(", ")}]; reduce or reshape it`);
+  throw new BinadeError(
+    "shape.mismatch",
+    `gradient of ${parameter.name}: expected shape [${parameter.shape.join(", ")}], got [${gradient.shape.join(", ")}]; reduce or reshape it`,
+  );
 }
 
 /** Anything with parameters: a module, or a list of variables. */
 export type Parameters = { parameters(): readonly Variable[] } | readonly Variable[];
 
-export const parametersOf = (source: Parameters): readonly Variable[] => ("parameters" in source ? source.parameters() : source);
+export const parametersOf = (source: Parameters): readonly Variable[] =>
+  "parameters" in source ? source.parameters() : source;
 
 /**
  * Gradients of `loss`, a floating scalar, with respect to every parameter: float32 for float32 parameters, whatever the region
@@ -88,19 +103,34 @@ export const parametersOf = (source: Parameters): readonly Variable[] => ("param
  */
 export function gradients(loss: ScaledLoss, parameters: Parameters, options?: GradientOptions): Grads<"scaled">;
 export function gradients(loss: Tensor, parameters: Parameters, options?: GradientOptions): Grads<"true">;
-export function gradients(loss: Tensor | ScaledLoss, parameters: Parameters, { allowUnused = false }: GradientOptions = {}): Grads<"scaled" | "true"> {
+export function gradients(
+  loss: Tensor | ScaledLoss,
+  parameters: Parameters,
+  { allowUnused = false }: GradientOptions = {},
+): Grads<"scaled" | "true"> {
   const variables = parametersOf(parameters);
   const scalar = loss instanceof ScaledLoss ? loss.tensor : loss;
-  const found = inRegion({ dtype: null }, () => nodeGradients(scalar.node, variables.map((v) => v.node)));
+  const found = inRegion({ dtype: null }, () =>
+    nodeGradients(
+      scalar.node,
+      variables.map((v) => v.node),
+    ),
+  );
   const missing = variables.filter((v) => !found.has(v.node));
   if (missing.length > 0 && !allowUnused) {
-    throw new BinadeError("gradient.missing", `gradients: the loss does not depend on ${missing.map((v) => v.name).join(", ")}; leave them out, or pass { allowUnused: true }`);
+    throw new BinadeError(
+      "gradient.missing",
+      `gradients: the loss does not depend on ${missing.map((v) => v.name).join(", ")}; leave them out, or pass { allowUnused: true }`,
+    );
   }
   const entries = variables.flatMap((v) => {
     const node = found.get(v.node);
     return node === undefined ? [] : [[v, new Tensor(node)] as const];
   });
-  return markGrads(entries, loss instanceof ScaledLoss ? { kind: "scaled", scaler: loss.scaler } : { kind: "plain", scaler: null });
+  return markGrads(
+    entries,
+    loss instanceof ScaledLoss ? { kind: "scaled", scaler: loss.scaler } : { kind: "plain", scaler: null },
+  );
 }
 
 export interface GradientOptions {
@@ -118,10 +148,16 @@ export interface GradientOptions {
  * const [slope] = gradientsOf(x.square().sum(), [x]); // [6]
  */
 export function gradientsOf(loss: Tensor, tensors: readonly Tensor[]): readonly Tensor[] {
-  const found = inRegion({ dtype: null }, () => nodeGradients(loss.node, tensors.map((t) => t.node)));
+  const found = inRegion({ dtype: null }, () =>
+    nodeGradients(
+      loss.node,
+      tensors.map((t) => t.node),
+    ),
+  );
   return tensors.map((t, i) => {
     const node = found.get(t.node);
-    if (node === undefined) throw new BinadeError("gradient.missing", `gradientsOf: the loss does not depend on tensor ${i}; leave it out`);
+    if (node === undefined)
+      throw new BinadeError("gradient.missing", `gradientsOf: the loss does not depend on tensor ${i}; leave it out`);
     return new Tensor(node);
   });
 }

@@ -3,14 +3,25 @@ import { BinadeError } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
-import { adoptLeaf, deviceOf, execute, promiseLeaf, realizedLeaf, requireValue, substituteRealized } from "./runtime.ts";
+import {
+  adoptLeaf,
+  deviceOf,
+  execute,
+  promiseLeaf,
+  realizedLeaf,
+  requireValue,
+  substituteRealized,
+} from "./runtime.ts";
 import { isTracing } from "./trace.ts";
 import { takePending, type Variable } from "./variable.ts";
 
 /** Throws if a compiled function is being recorded: nothing has a value there. */
 function refuseInTrace(): void {
   if (isTracing()) {
-    throw new BinadeError("trace.read", "compile: a value was read inside the function, which only records; return the tensor and read it outside, or use debug(tensor, label)");
+    throw new BinadeError(
+      "trace.read",
+      "compile: a value was read inside the function, which only records; return the tensor and read it outside, or use debug(tensor, label)",
+    );
   }
 }
 
@@ -95,7 +106,10 @@ function queueRun(device: Device, { wanted, assigned }: Work): Promise<void> {
 /** A run of the present values of leaves. If there is none, assignments that are not to blame are queued without the rest. */
 function prepareRun(device: Device, { wanted, assigned }: Work): () => ReturnType<typeof execute> {
   try {
-    const request = substituteRealized({ outputs: wanted, assignments: new Map([...assigned].map(([variable, value]) => [variable.leaf, value])) });
+    const request = substituteRealized({
+      outputs: wanted,
+      assignments: new Map([...assigned].map(([variable, value]) => [variable.leaf, value])),
+    });
     deviceOf([...request.outputs, ...request.assignments.keys(), ...request.assignments.values()], () => device);
     const prepared = device.prepare(request);
     const leaves = prepared.leaves.map(requireValue);

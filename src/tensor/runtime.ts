@@ -33,7 +33,9 @@ export function leafFromBytes(device: Device, shape: readonly number[], dtype: D
 }
 
 /** Gives memory back when the last holder of a leaf's value is collected. It watches the value: recordings hold values without their leaves. */
-const collected = new FinalizationRegistry<{ readonly device: Device; readonly buffer: DeviceBuffer }>(({ device, buffer }) => device.release(buffer));
+const collected = new FinalizationRegistry<{ readonly device: Device; readonly buffer: DeviceBuffer }>(
+  ({ device, buffer }) => device.release(buffer),
+);
 
 /** A fresh leaf that owns `buffer`. */
 export function leafOverBuffer(device: Device, shape: readonly number[], dtype: DType, buffer: DeviceBuffer): Node {
@@ -118,7 +120,8 @@ export function substituteRealized(request: Request): Request {
 }
 
 /** The leaf that takes a computed node's place in graphs on its device. */
-const heldLeaf = (node: Node): Node | undefined => (placeless.has(node) || realizedLeaf(node) === node ? undefined : realized.get(node));
+const heldLeaf = (node: Node): Node | undefined =>
+  placeless.has(node) || realizedLeaf(node) === node ? undefined : realized.get(node);
 
 function readsLeaf(node: Node): boolean {
   const seen = new Set<Node>();
@@ -147,13 +150,20 @@ export function deviceOf(roots: readonly Node[], fallback: () => Device): Device
   }
   const [first, second] = devices;
   if (first !== undefined && second !== undefined) {
-    throw new BinadeError("device.failed", `a graph mixes tensors of the devices ${first.kind} and ${second.kind}; create them on one device`);
+    throw new BinadeError(
+      "device.failed",
+      `a graph mixes tensors of the devices ${first.kind} and ${second.kind}; create them on one device`,
+    );
   }
   return first ?? fallback();
 }
 
 /** The buffers of a run: leaves in, fresh buffers out. `temporary` are released after the run. */
-function bind(device: Device, program: Program, leafAt: (leaf: Node) => LeafValue): { bindings: DeviceBuffer[]; outputs: DeviceBuffer[]; temporary: DeviceBuffer[] } {
+function bind(
+  device: Device,
+  program: Program,
+  leafAt: (leaf: Node) => LeafValue,
+): { bindings: DeviceBuffer[]; outputs: DeviceBuffer[]; temporary: DeviceBuffer[] } {
   // Leaves first: one whose run failed throws, and nothing is allocated yet.
   const held = program.bindings.map(({ role, node }) => {
     const value = role === "output" ? null : leafAt(node);
@@ -173,9 +183,15 @@ function bind(device: Device, program: Program, leafAt: (leaf: Node) => LeafValu
 }
 
 /** Runs a prepared program; resolves to the buffers of its outputs. */
-export async function execute(device: Device, prepared: Prepared, leaves: readonly LeafValue[]): Promise<DeviceBuffer[]> {
+export async function execute(
+  device: Device,
+  prepared: Prepared,
+  leaves: readonly LeafValue[],
+): Promise<DeviceBuffer[]> {
   const { program, executable, leafOf } = prepared;
-  const { bindings, outputs, temporary } = bind(device, program, (leaf) => requireLeaf(leaves[leafOf.get(leaf) ?? -1], leaf));
+  const { bindings, outputs, temporary } = bind(device, program, (leaf) =>
+    requireLeaf(leaves[leafOf.get(leaf) ?? -1], leaf),
+  );
   try {
     const fault = await device.run(executable, bindings);
     if (fault !== null) throw faultError(program, fault);
@@ -193,7 +209,10 @@ export const requireValue = (leaf: Node): LeafValue => requireLeaf(values.get(le
 
 function requireLeaf(value: LeafValue | undefined, leaf: Node): LeafValue {
   if (value !== undefined) return value;
-  throw new BinadeError("tensor.disposed", `${describe(leaf)}: its value is gone (disposed, or a variable assigned since); compute what needs it before that`);
+  throw new BinadeError(
+    "tensor.disposed",
+    `${describe(leaf)}: its value is gone (disposed, or a variable assigned since); compute what needs it before that`,
+  );
 }
 
 export function forgetLeaf(leaf: Node): void {
@@ -204,7 +223,10 @@ function faultError(program: Program, { kernel, position, value }: Fault): Binad
   const core = program.kernels[kernel]?.cores[0];
   const limit = core === undefined ? 0 : tableRows(core);
   const name = core?.op.name ?? "index";
-  return new BinadeError("index.outOfRange", `${name}: index ${value} at position ${position} is outside 0…${limit - 1}; nothing was changed. Check the labels or token ids against the number of classes.`);
+  return new BinadeError(
+    "index.outOfRange",
+    `${name}: index ${value} at position ${position} is outside 0…${limit - 1}; nothing was changed. Check the labels or token ids against the number of classes.`,
+  );
 }
 
 function tableRows(core: Node): number {
@@ -214,4 +236,3 @@ function tableRows(core: Node): number {
   const widest = inputs.map((n) => n.shape).reduce((a, b) => (sizeOf(b) > sizeOf(a) ? b : a), [] as readonly number[]);
   return widest[widest.length - 1] ?? 0;
 }
-

@@ -1,9 +1,18 @@
 /** Tensor: a lazy, immutable value. Arithmetic builds a graph; `data()` runs what it needs. */
 import { BinadeError } from "../errors.ts";
-import { byteSize, decodeArray, type DType, type Float16View, isFloat, type StorageArray, storageArray, toFloat16Array } from "../formats/index.ts";
+import {
+  byteSize,
+  type DType,
+  decodeArray,
+  type Float16View,
+  isFloat,
+  type StorageArray,
+  storageArray,
+  toFloat16Array,
+} from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { normalizeAxis, type Shape, showShape, sizeOf } from "../ops/shape.ts";
-import { axesOf, composite, matmul, pointwise, type PointwiseName, reduce, type ReduceName } from "./apply.ts";
+import { axesOf, composite, matmul, type PointwiseName, pointwise, type ReduceName, reduce } from "./apply.ts";
 import { launch } from "./realize.ts";
 import { releaseNode, requireValue } from "./runtime.ts";
 
@@ -53,60 +62,156 @@ export class Tensor {
     return new Tensor(reduce(name, this.node, axesOf(this.node, axes, name), keepAxes));
   }
 
-  add(other: Operand): Tensor { return this.#binary("add", other); }
-  sub(other: Operand): Tensor { return this.#binary("sub", other); }
-  mul(other: Operand): Tensor { return this.#binary("mul", other); }
-  div(other: Operand): Tensor { return this.#binary("div", other); }
-  pow(other: Operand): Tensor { return this.#binary("pow", other); }
-  minimum(other: Operand): Tensor { return this.#binary("minimum", other); }
-  maximum(other: Operand): Tensor { return this.#binary("maximum", other); }
-  equal(other: Operand): Tensor { return this.#binary("equal", other); }
-  notEqual(other: Operand): Tensor { return this.#binary("notEqual", other); }
-  less(other: Operand): Tensor { return this.#binary("less", other); }
-  lessEqual(other: Operand): Tensor { return this.#binary("lessEqual", other); }
-  greater(other: Operand): Tensor { return this.#binary("greater", other); }
-  greaterEqual(other: Operand): Tensor { return this.#binary("greaterEqual", other); }
-  and(other: Tensor): Tensor { return this.#binary("logicalAnd", other); }
-  or(other: Tensor): Tensor { return this.#binary("logicalOr", other); }
-  not(): Tensor { return this.#unary("logicalNot"); }
+  add(other: Operand): Tensor {
+    return this.#binary("add", other);
+  }
+  sub(other: Operand): Tensor {
+    return this.#binary("sub", other);
+  }
+  mul(other: Operand): Tensor {
+    return this.#binary("mul", other);
+  }
+  div(other: Operand): Tensor {
+    return this.#binary("div", other);
+  }
+  pow(other: Operand): Tensor {
+    return this.#binary("pow", other);
+  }
+  minimum(other: Operand): Tensor {
+    return this.#binary("minimum", other);
+  }
+  maximum(other: Operand): Tensor {
+    return this.#binary("maximum", other);
+  }
+  equal(other: Operand): Tensor {
+    return this.#binary("equal", other);
+  }
+  notEqual(other: Operand): Tensor {
+    return this.#binary("notEqual", other);
+  }
+  less(other: Operand): Tensor {
+    return this.#binary("less", other);
+  }
+  lessEqual(other: Operand): Tensor {
+    return this.#binary("lessEqual", other);
+  }
+  greater(other: Operand): Tensor {
+    return this.#binary("greater", other);
+  }
+  greaterEqual(other: Operand): Tensor {
+    return this.#binary("greaterEqual", other);
+  }
+  and(other: Tensor): Tensor {
+    return this.#binary("logicalAnd", other);
+  }
+  or(other: Tensor): Tensor {
+    return this.#binary("logicalOr", other);
+  }
+  not(): Tensor {
+    return this.#unary("logicalNot");
+  }
   /** The same values as a constant: no gradient flows through. */
-  detach(): Tensor { return this.#unary("detach"); }
-  neg(): Tensor { return this.#unary("neg"); }
-  abs(): Tensor { return this.#unary("abs"); }
-  sign(): Tensor { return this.#unary("sign"); }
-  floor(): Tensor { return this.#unary("floor"); }
-  ceil(): Tensor { return this.#unary("ceil"); }
+  detach(): Tensor {
+    return this.#unary("detach");
+  }
+  neg(): Tensor {
+    return this.#unary("neg");
+  }
+  abs(): Tensor {
+    return this.#unary("abs");
+  }
+  sign(): Tensor {
+    return this.#unary("sign");
+  }
+  floor(): Tensor {
+    return this.#unary("floor");
+  }
+  ceil(): Tensor {
+    return this.#unary("ceil");
+  }
   /** Ties to even. */
-  round(): Tensor { return this.#unary("round"); }
-  sqrt(): Tensor { return this.#unary("sqrt"); }
-  rsqrt(): Tensor { return this.#unary("rsqrt"); }
-  reciprocal(): Tensor { return this.#unary("reciprocal"); }
-  square(): Tensor { return this.#unary("square"); }
-  exp(): Tensor { return this.#unary("exp"); }
-  expm1(): Tensor { return this.#unary("expm1"); }
-  log(): Tensor { return this.#unary("log"); }
-  log1p(): Tensor { return this.#unary("log1p"); }
-  sin(): Tensor { return this.#unary("sin"); }
-  cos(): Tensor { return this.#unary("cos"); }
-  tanh(): Tensor { return this.#unary("tanh"); }
-  erf(): Tensor { return this.#unary("erf"); }
-  relu(): Tensor { return this.#unary("relu"); }
-  sigmoid(): Tensor { return this.#unary("sigmoid"); }
-  silu(): Tensor { return this.#unary("silu"); }
-  softplus(): Tensor { return this.#unary("softplus"); }
+  round(): Tensor {
+    return this.#unary("round");
+  }
+  sqrt(): Tensor {
+    return this.#unary("sqrt");
+  }
+  rsqrt(): Tensor {
+    return this.#unary("rsqrt");
+  }
+  reciprocal(): Tensor {
+    return this.#unary("reciprocal");
+  }
+  square(): Tensor {
+    return this.#unary("square");
+  }
+  exp(): Tensor {
+    return this.#unary("exp");
+  }
+  expm1(): Tensor {
+    return this.#unary("expm1");
+  }
+  log(): Tensor {
+    return this.#unary("log");
+  }
+  log1p(): Tensor {
+    return this.#unary("log1p");
+  }
+  sin(): Tensor {
+    return this.#unary("sin");
+  }
+  cos(): Tensor {
+    return this.#unary("cos");
+  }
+  tanh(): Tensor {
+    return this.#unary("tanh");
+  }
+  erf(): Tensor {
+    return this.#unary("erf");
+  }
+  relu(): Tensor {
+    return this.#unary("relu");
+  }
+  sigmoid(): Tensor {
+    return this.#unary("sigmoid");
+  }
+  silu(): Tensor {
+    return this.#unary("silu");
+  }
+  softplus(): Tensor {
+    return this.#unary("softplus");
+  }
   /** x · Φ(x), exact; `geluTanh` is the approximation by tanh. */
-  gelu(): Tensor { return this.#unary("gelu"); }
-  geluTanh(): Tensor { return this.#unary("geluTanh"); }
+  gelu(): Tensor {
+    return this.#unary("gelu");
+  }
+  geluTanh(): Tensor {
+    return this.#unary("geluTanh");
+  }
   /** True where the element is neither infinite nor NaN. */
-  isFinite(): Tensor { return this.#unary("isFinite"); }
+  isFinite(): Tensor {
+    return this.#unary("isFinite");
+  }
 
-  sum(options: ReduceOptions = {}): Tensor { return this.#reduce("sum", options); }
-  mean(options: ReduceOptions = {}): Tensor { return this.#reduce("mean", options); }
-  max(options: ReduceOptions = {}): Tensor { return this.#reduce("max", options); }
-  min(options: ReduceOptions = {}): Tensor { return this.#reduce("min", options); }
+  sum(options: ReduceOptions = {}): Tensor {
+    return this.#reduce("sum", options);
+  }
+  mean(options: ReduceOptions = {}): Tensor {
+    return this.#reduce("mean", options);
+  }
+  max(options: ReduceOptions = {}): Tensor {
+    return this.#reduce("max", options);
+  }
+  min(options: ReduceOptions = {}): Tensor {
+    return this.#reduce("min", options);
+  }
   /** int32 position of the first maximum along the axes (linearised). */
-  argMax(options: ReduceOptions = {}): Tensor { return this.#reduce("argMax", options); }
-  argMin(options: ReduceOptions = {}): Tensor { return this.#reduce("argMin", options); }
+  argMax(options: ReduceOptions = {}): Tensor {
+    return this.#reduce("argMax", options);
+  }
+  argMin(options: ReduceOptions = {}): Tensor {
+    return this.#reduce("argMin", options);
+  }
   /** Biased variance: the mean of squared deviations from the mean. */
   variance(options: ReduceOptions = {}): Tensor {
     const axes = axesOf(this.node, options.axes, "variance");
@@ -115,37 +220,70 @@ export class Tensor {
   }
 
   /** Matrix product with NumPy's rules: (…, m, k) × (…, k, n) → (…, m, n). */
-  matmul(other: Tensor): Tensor { return new Tensor(matmul(this.node, other.node)); }
+  matmul(other: Tensor): Tensor {
+    return new Tensor(matmul(this.node, other.node));
+  }
 
   /** The last axis as probabilities. */
-  softmax(): Tensor { return new Tensor(composite("softmax", [this.node])); }
-  logSoftmax(): Tensor { return new Tensor(composite("logSoftmax", [this.node])); }
+  softmax(): Tensor {
+    return new Tensor(composite("softmax", [this.node]));
+  }
+  logSoftmax(): Tensor {
+    return new Tensor(composite("logSoftmax", [this.node]));
+  }
   /** log Σ exp over the last axis, which disappears. */
-  logSumExp(): Tensor { return new Tensor(composite("logSumExp", [this.node])); }
+  logSumExp(): Tensor {
+    return new Tensor(composite("logSumExp", [this.node]));
+  }
 
   /** The same values in another dtype, rounded to nearest even once; differentiable between floats. */
-  cast(dtype: DType): Tensor { return new Tensor(build.cast(this.node, dtype)); }
+  cast(dtype: DType): Tensor {
+    return new Tensor(build.cast(this.node, dtype));
+  }
 
   /** The same elements in another shape; one extent may be −1 and is computed. */
   reshape(shape: Shape): Tensor {
     const known = shape.filter((n) => n !== -1).reduce((a, b) => a * b, 1);
     const rest = this.size / known;
     if (shape.includes(-1) && (!Number.isInteger(rest) || shape.indexOf(-1) !== shape.lastIndexOf(-1))) {
-      throw new BinadeError("shape.mismatch", `reshape: the ${this.size} elements of ${showShape(this.shape)} leave no single extent for −1 in ${showShape(shape)}; state the extents`);
+      throw new BinadeError(
+        "shape.mismatch",
+        `reshape: the ${this.size} elements of ${showShape(this.shape)} leave no single extent for −1 in ${showShape(shape)}; state the extents`,
+      );
     }
-    return new Tensor(build.reshape(this.node, shape.map((n) => (n === -1 ? rest : n))));
+    return new Tensor(
+      build.reshape(
+        this.node,
+        shape.map((n) => (n === -1 ? rest : n)),
+      ),
+    );
   }
   /** Axes in another order. */
   permute(order: readonly number[]): Tensor {
-    return new Tensor(build.permute(this.node, order.map((axis) => normalizeAxis(axis, this.shape.length, "permute"))));
+    return new Tensor(
+      build.permute(
+        this.node,
+        order.map((axis) => normalizeAxis(axis, this.shape.length, "permute")),
+      ),
+    );
   }
   /** Swaps the last two axes. */
-  transpose(): Tensor { return new Tensor(build.transpose(this.node)); }
-  broadcastTo(shape: Shape): Tensor { return new Tensor(build.broadcastTo(this.node, shape)); }
+  transpose(): Tensor {
+    return new Tensor(build.transpose(this.node));
+  }
+  broadcastTo(shape: Shape): Tensor {
+    return new Tensor(build.broadcastTo(this.node, shape));
+  }
   /** `length` elements from `start` along `axis`. */
   slice(axis: number, start: number, length: number): Tensor {
     const at = normalizeAxis(axis, this.shape.length, "slice");
-    return new Tensor(build.slice(this.node, this.shape.map((_, i) => (i === at ? start : 0)), this.shape.map((n, i) => (i === at ? length : n))));
+    return new Tensor(
+      build.slice(
+        this.node,
+        this.shape.map((_, i) => (i === at ? start : 0)),
+        this.shape.map((n, i) => (i === at ? length : n)),
+      ),
+    );
   }
   /** Rows of this table by integer indices, along `axis` (default 0). */
   gather(indices: Tensor, axis = 0): Tensor {
@@ -155,7 +293,8 @@ export class Tensor {
   /** Computes the tensor; resolves to a copy of its elements as numbers (float64 in a Float64Array, integers exactly). */
   async data(): Promise<Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array> {
     const stored = await this.storage();
-    if (stored instanceof BigInt64Array) throw new BinadeError("dtype.unsupported", "int64 exists in files only; cast to int32");
+    if (stored instanceof BigInt64Array)
+      throw new BinadeError("dtype.unsupported", "int64 exists in files only; cast to int32");
     return isFloat(this.dtype) ? decodeArray(stored, this.dtype) : (stored as Int32Array);
   }
 
@@ -167,14 +306,19 @@ export class Tensor {
 
   /** Half-precision elements as Float16Array where the runtime has it, else as bits. float16 only. */
   async float16(): Promise<Float16View | Uint16Array> {
-    if (this.dtype !== "float16") throw new BinadeError("dtype.mismatch", `float16: the tensor is ${this.dtype}; cast("float16") first`);
+    if (this.dtype !== "float16")
+      throw new BinadeError("dtype.mismatch", `float16: the tensor is ${this.dtype}; cast("float16") first`);
     return toFloat16Array((await this.storage()) as Uint16Array);
   }
 
   /** Computes the tensor; resolves to a copy of its bytes, row-major, little endian. */
   async bytes(): Promise<Uint8Array> {
-    if (this.#disposed) throw new BinadeError("tensor.disposed", `${this}: its value is gone, it was disposed; read it before that`);
-    const { leaves: [leaf = this.node], done } = launch([this.node]);
+    if (this.#disposed)
+      throw new BinadeError("tensor.disposed", `${this}: its value is gone, it was disposed; read it before that`);
+    const {
+      leaves: [leaf = this.node],
+      done,
+    } = launch([this.node]);
     const value = requireValue(leaf);
     if (value.kind === "host") return value.bytes.slice();
     const [bytes] = await Promise.all([value.device.enqueue(() => value.device.backend.read(value.buffer())), done]);
@@ -183,7 +327,11 @@ export class Tensor {
 
   /** The only element, as a number. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new BinadeError("shape.mismatch", `item: the tensor has shape ${showShape(this.shape)}; reduce it to one element, or use data()`);
+    if (this.size !== 1)
+      throw new BinadeError(
+        "shape.mismatch",
+        `item: the tensor has shape ${showShape(this.shape)}; reduce it to one element, or use data()`,
+      );
     const [value = Number.NaN] = await this.data();
     return value;
   }
@@ -191,7 +339,9 @@ export class Tensor {
   /** The elements as text, shortened. */
   async show(): Promise<string> {
     const values = [...(await this.data())];
-    const shown = values.slice(0, 16).map((v) => (Number.isInteger(v) ? String(v) : v.toPrecision(6).replace(/\.?0+$/, "")));
+    const shown = values
+      .slice(0, 16)
+      .map((v) => (Number.isInteger(v) ? String(v) : v.toPrecision(6).replace(/\.?0+$/, "")));
     return `${this.dtype} ${showShape(this.shape)} [${shown.join(", ")}${values.length > 16 ? ", …" : ""}]`;
   }
 

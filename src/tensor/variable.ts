@@ -3,7 +3,7 @@ import type { DeviceBuffer } from "../backends/backend.ts";
 import { BinadeError } from "../errors.ts";
 import { byteSize, type DType } from "../formats/index.ts";
 import { createInput, type Node } from "../ir/graph.ts";
-import { sameShape, type Shape, showShape, sizeOf } from "../ops/shape.ts";
+import { type Shape, sameShape, showShape, sizeOf } from "../ops/shape.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
 import { launch } from "./realize.ts";
@@ -49,13 +49,19 @@ export class Variable {
   constructor(name: string, shape: Shape, dtype: DType, initial?: ArrayBufferView, device: Device = defaultDevice()) {
     const byteLength = sizeOf(shape) * byteSize(dtype);
     if (initial !== undefined && initial.byteLength !== byteLength) {
-      throw new BinadeError("shape.mismatch", `variable ${name}: ${dtype} ${showShape(shape)} needs ${byteLength} bytes, got ${initial.byteLength}`);
+      throw new BinadeError(
+        "shape.mismatch",
+        `variable ${name}: ${dtype} ${showShape(shape)} needs ${byteLength} bytes, got ${initial.byteLength}`,
+      );
     }
     this.name = name;
     this.shape = shape;
     this.dtype = dtype;
     this.device = device;
-    this.#buffer = device.allocate(byteLength, initial === undefined ? undefined : new Uint8Array(initial.buffer, initial.byteOffset, byteLength));
+    this.#buffer = device.allocate(
+      byteLength,
+      initial === undefined ? undefined : new Uint8Array(initial.buffer, initial.byteOffset, byteLength),
+    );
     this.#leaf = this.#freshLeaf();
     this.#value = this.#leaf;
   }
@@ -90,7 +96,10 @@ export class Variable {
   /** Overwrites the variable when the step (or the next `data()`) runs; all assignments commit together at its end. */
   assign(value: Tensor): void {
     if (value.dtype !== this.dtype || !sameShape(value.shape, this.shape)) {
-      throw new BinadeError("shape.mismatch", `variable ${this.name}: expected ${this.dtype} ${showShape(this.shape)}, got ${value.dtype} ${showShape(value.shape)}; cast or reshape before assigning`);
+      throw new BinadeError(
+        "shape.mismatch",
+        `variable ${this.name}: expected ${this.dtype} ${showShape(this.shape)}, got ${value.dtype} ${showShape(value.shape)}; cast or reshape before assigning`,
+      );
     }
     this.#value = value.node;
     pending.set(this, value.node);
@@ -123,7 +132,10 @@ export class Variable {
   /** Overwrites the stored bytes after every queued run, in place of an assignment that is still pending. */
   async load(bytes: Uint8Array): Promise<void> {
     if (bytes.byteLength !== this.#buffer.byteLength) {
-      throw new BinadeError("checkpoint.mismatch", `variable ${this.name}: ${this.dtype} ${showShape(this.shape)} needs ${this.#buffer.byteLength} bytes, got ${bytes.byteLength}; load a checkpoint of the same model`);
+      throw new BinadeError(
+        "checkpoint.mismatch",
+        `variable ${this.name}: ${this.dtype} ${showShape(this.shape)} needs ${this.#buffer.byteLength} bytes, got ${bytes.byteLength}; load a checkpoint of the same model`,
+      );
     }
     pending.delete(this);
     this.restore();

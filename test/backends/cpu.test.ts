@@ -227,11 +227,19 @@ const CAST_VALUES = [
 ];
 
 describe.each(ISAS)("chains on %s", (isa) => {
-  it.each(["bfloat16", "float16", "float8_e5m2"] as const)("a fused %s chain rounds at every node, as the reference does", async (dtype) => {
+  it.each([
+    "bfloat16",
+    "float16",
+    "float8_e5m2",
+  ] as const)("a fused %s chain rounds at every node, as the reference does", async (dtype) => {
     const leaves: Leaves = new Map();
     const [x, y, z] = [1, 2, 3].map((seed) => random(leaves, [9, 67], dtype, seed)) as [Node, Node, Node];
     const product = b.mul(x, y);
-    const outputs = [b.sub(b.add(product, z), product), b.add(b.cast(b.cast(b.cast(x, "float32"), dtype), "float32"), b.mul(b.cast(b.mul(y, z), "float32"), 3)), b.mul(b.div(x, b.maximum(b.mul(z, z), 0.25)), y)];
+    const outputs = [
+      b.sub(b.add(product, z), product),
+      b.add(b.cast(b.cast(b.cast(x, "float32"), dtype), "float32"), b.mul(b.cast(b.mul(y, z), "float32"), 3)),
+      b.mul(b.div(x, b.maximum(b.mul(z, z), 0.25)), y),
+    ];
     const [cpu, reference] = await both(isa, outputs, leaves);
     expect(cpu.program.kernels.length).toBeLessThanOrEqual(outputs.length);
     outputs.forEach((_, i) => expectSame(cpu.outputs[i], reference.outputs[i], `${dtype} chain ${i}`));
@@ -475,39 +483,38 @@ describe.each(ISAS)("attention on %s", (isa) => {
     [1, 12, 7, 2, 4, true],
     [1, 130, 130, 1, 64, true],
   ];
-  it.each(sizes)(
-    "batch %i, queries %i, keys %i, heads %i, width %i, causal %s",
-    async (batch, queries, keys, heads, width, causal) => {
-      for (const dtype of HALF) {
-        const leaves: Leaves = new Map();
-        const q = random(leaves, [batch, queries, heads, width], dtype, 1);
-        const [k, v] = [
-          random(leaves, [batch, keys, heads, width], dtype, 2),
-          random(leaves, [batch, keys, heads, width], dtype, 3),
-        ];
-        const g = random(leaves, [batch, queries, heads, width], dtype, 4);
-        const attributes = { scale: 1 / Math.sqrt(width), causal };
-        const out = b.composite("attention", [q, k, v], attributes);
-        const lse = b.composite("attentionLogSumExp", [q, k, v], attributes);
-        const saved = [g, q, k, v, out, lse];
-        const outputs = [
-          out,
-          lse,
-          b.composite("attentionBackwardQ", saved, attributes),
-          b.composite("attentionBackwardK", saved, attributes),
-          b.composite("attentionBackwardV", saved, attributes),
-        ];
-        const [cpu, reference] = await both(isa, outputs, leaves);
-        // Probabilities are rounded to 16 bits before or after their normalisation: a few ulps of the format at the scale of the result.
-        outputs.forEach((node, i) => {
-          const want = reference.outputs[i] ?? new Float64Array();
-          const scale = Math.max(...Array.from(want, Math.abs).filter(Number.isFinite), 2 ** -10);
-          const unit = dtype === "float32" || i === 1 ? 256 * ulp(scale, "float32") : 4 * ulp(scale, dtype);
-          expectNear(cpu.outputs[i], want, () => unit, `${node.op.name} ${dtype}`);
-        });
-      }
-    },
-  );
+  it.each(
+    sizes,
+  )("batch %i, queries %i, keys %i, heads %i, width %i, causal %s", async (batch, queries, keys, heads, width, causal) => {
+    for (const dtype of HALF) {
+      const leaves: Leaves = new Map();
+      const q = random(leaves, [batch, queries, heads, width], dtype, 1);
+      const [k, v] = [
+        random(leaves, [batch, keys, heads, width], dtype, 2),
+        random(leaves, [batch, keys, heads, width], dtype, 3),
+      ];
+      const g = random(leaves, [batch, queries, heads, width], dtype, 4);
+      const attributes = { scale: 1 / Math.sqrt(width), causal };
+      const out = b.composite("attention", [q, k, v], attributes);
+      const lse = b.composite("attentionLogSumExp", [q, k, v], attributes);
+      const saved = [g, q, k, v, out, lse];
+      const outputs = [
+        out,
+        lse,
+        b.composite("attentionBackwardQ", saved, attributes),
+        b.composite("attentionBackwardK", saved, attributes),
+        b.composite("attentionBackwardV", saved, attributes),
+      ];
+      const [cpu, reference] = await both(isa, outputs, leaves);
+      // Probabilities are rounded to 16 bits before or after their normalisation: a few ulps of the format at the scale of the result.
+      outputs.forEach((node, i) => {
+        const want = reference.outputs[i] ?? new Float64Array();
+        const scale = Math.max(...Array.from(want, Math.abs).filter(Number.isFinite), 2 ** -10);
+        const unit = dtype === "float32" || i === 1 ? 256 * ulp(scale, "float32") : 4 * ulp(scale, dtype);
+        expectNear(cpu.outputs[i], want, () => unit, `${node.op.name} ${dtype}`);
+      });
+    }
+  });
 });
 
 describe.each(ISAS)("tables on %s", (isa) => {

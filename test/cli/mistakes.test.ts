@@ -321,12 +321,12 @@ describe("the output folder", () => {
 });
 
 describe("--trace", () => {
-  it.each([[["--trace", "train", "--steps", "0"]], [["train", "--steps", "0", "--trace"]]])(
-    "%j prints the stack",
-    async (args) => {
-      const { stderr, status } = await inProcess(args);
-      expect(status).toBe(2);
-      expect(stderr).toMatch(/^binade: --steps[^\n]+\n.*Error.*\n {4}at /);
-    },
-  );
+  it.each([
+    [["--trace", "train", "--steps", "0"]],
+    [["train", "--steps", "0", "--trace"]],
+  ])("%j prints the stack", async (args) => {
+    const { stderr, status } = await inProcess(args);
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^binade: --steps[^\n]+\n.*Error.*\n {4}at /);
+  });
 });

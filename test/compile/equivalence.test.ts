@@ -56,27 +56,26 @@ const raises = ({ cores }: Kernel): boolean =>
   cores.some((n: Node) => n.op.kind === "index" || n.op.name.startsWith("crossEntropy"));
 
 describe("order of random programs", () => {
-  it.each(MODES)(
-    "%s: variables are written last, after every fault, and in place only element for element",
-    async (_, options) => {
-      await fc.assert(
-        fc.asyncProperty(recipes, async (recipe) => {
-          const { request, leaves } = buildRequest(recipe);
-          const { program } = await run(request, leaves, options);
-          const commits = committing(program);
-          expect(Math.min(program.kernels.length, ...commits)).toBeGreaterThanOrEqual(program.commitFrom);
-          expect(commits.length).toBeGreaterThanOrEqual(request.assignments.size === 0 ? 0 : 1);
-          expect(program.kernels.findLastIndex(raises)).toBeLessThan(Math.max(program.commitFrom, 1));
-          for (const kernel of program.kernels) {
-            checkInPlace(kernel);
-            checkInside(kernel);
-          }
-          expect(new Set(program.outputs).size).toBe(program.outputs.length);
-        }),
-        { numRuns: 300, seed: 21 },
-      );
-    },
-  );
+  it.each(
+    MODES,
+  )("%s: variables are written last, after every fault, and in place only element for element", async (_, options) => {
+    await fc.assert(
+      fc.asyncProperty(recipes, async (recipe) => {
+        const { request, leaves } = buildRequest(recipe);
+        const { program } = await run(request, leaves, options);
+        const commits = committing(program);
+        expect(Math.min(program.kernels.length, ...commits)).toBeGreaterThanOrEqual(program.commitFrom);
+        expect(commits.length).toBeGreaterThanOrEqual(request.assignments.size === 0 ? 0 : 1);
+        expect(program.kernels.findLastIndex(raises)).toBeLessThan(Math.max(program.commitFrom, 1));
+        for (const kernel of program.kernels) {
+          checkInPlace(kernel);
+          checkInside(kernel);
+        }
+        expect(new Set(program.outputs).size).toBe(program.outputs.length);
+      }),
+      { numRuns: 300, seed: 21 },
+    );
+  });
 });
 
 /** What a kernel computes and reads again stays element for element: it never leaves the registers. */

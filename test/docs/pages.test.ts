@@ -57,15 +57,14 @@ describe("docs/numerics.md", () => {
     expect([...listed].sort()).toEqual(rows.sort());
   });
 
-  it.each(tableRows(section(NUMERICS, "Differences to PyTorch")))(
-    "compares %s with PyTorch under its class",
-    (names = "", text = "") => {
-      for (const name of codes(names)) {
-        const op = Object.values(OPS).find((candidate) => candidate.name === name);
-        if (op !== undefined) expect(text, name).toBe(op.autocast);
-      }
-    },
-  );
+  it.each(
+    tableRows(section(NUMERICS, "Differences to PyTorch")),
+  )("compares %s with PyTorch under its class", (names = "", text = "") => {
+    for (const name of codes(names)) {
+      const op = Object.values(OPS).find((candidate) => candidate.name === name);
+      if (op !== undefined) expect(text, name).toBe(op.autocast);
+    }
+  });
 });
 
 describe.each(DEVICES)("casts as docs/numerics.md states them, on %s", (device) => {

@@ -23,16 +23,15 @@ describe("mean of 100 000 roundings", () => {
     expect(Math.abs(sum / 100_000 / value - 1)).toBeLessThan(3e-5);
   });
 
-  it.each([0x0001, 0x4000, 0x8000, 0xfffe, 0xffff])(
-    "bfloat16 moves up in exactly %i of 2^16 equally spaced words",
-    (low) => {
-      const value = decode(0x3f810000 + low, "float32");
-      let ups = 0;
-      for (let high = 0; high < 0x10000; high++)
-        ups += encodeStochastic(value, "bfloat16", high * 0x10000) === 0x3f82 ? 1 : 0;
-      expect(ups).toBe(low);
-    },
-  );
+  it.each([
+    0x0001, 0x4000, 0x8000, 0xfffe, 0xffff,
+  ])("bfloat16 moves up in exactly %i of 2^16 equally spaced words", (low) => {
+    const value = decode(0x3f810000 + low, "float32");
+    let ups = 0;
+    for (let high = 0; high < 0x10000; high++)
+      ups += encodeStochastic(value, "bfloat16", high * 0x10000) === 0x3f82 ? 1 : 0;
+    expect(ups).toBe(low);
+  });
 
   it("keeps updates that rounding to nearest loses", () => {
     const next = philoxSource(1);

@@ -14,55 +14,52 @@ describe.skipIf(skipReason !== undefined).each(isas)("contractions on %s", (isa)
     [3, 40, 1, 9],
     [1, 65, 700, 20],
     [2, 4, 4, 0],
-  ] as const)(
-    "%d × (%d, %d) products over %d terms, with bias, relu, residual and a transposed bfloat16 store",
-    (batch, m, n, k) => {
-      for (const dtype of ["float32", "bfloat16"] as const) {
-        const a = encodeArray(randomFloats(batch * m * k, 1), dtype); // (batch, k, m): transposed
-        const b = encodeArray(randomFloats(k * n, 2), dtype); // (k, n), used by every product
-        const bias = randomFloats(n, 3);
-        const residual = randomFloats(batch * m * n, 4);
-        const out = new Uint16Array(batch * m * n);
-        const kernel = matmul({
-          ...{ batch, m, n, k, dtype, bindings: [1, 2], aStrides: [1, m], bStrides: [n, 1] },
-          aOffsets: Array.from({ length: batch }, (_, i) => i * m * k),
-          bOffsets: Array.from({ length: batch }, () => 0),
-          epilogue: {
-            registers: 4,
-            loads: [
-              { reg: 0, buffer: 0 },
-              { reg: 1, view: { binding: 3, dtype: "float32", strides: [0, 0, 1] } },
-              { reg: 2, view: { binding: 4, dtype: "float32", strides: [m * n, n, 1] } },
-            ],
-            code: [
-              ["add", 0, 0, 1],
-              ["constant", 3],
-              ["max", 0, 0, 3],
-              ["add", 0, 0, 2],
-            ],
-            stores: [{ reg: 0, view: { binding: 5, dtype: "bfloat16", strides: [m * n, 1, m] } }],
-          },
-        });
-        const runs = [1, 3].map((threads) => {
-          addon().setThreads(threads);
-          expect(runKernels([kernel], [a, b, bias, residual, out])).toBeNull();
-          return out.slice();
-        });
-        expect(runs[1]).toEqual(runs[0]);
-        const [wideA, wideB, actual] = [decodeArray(a, dtype), decodeArray(b, dtype), decodeArray(out, "bfloat16")];
-        let worst = 0;
-        for (let o = 0; o < batch * m * n; o++) {
-          const [p, i, j] = [Math.floor(o / (m * n)), Math.floor(o / n) % m, o % n];
-          let sum = 0;
-          for (let t = 0; t < k; t++) sum += at(wideA, p * m * k + t * m + i) * at(wideB, t * n + j);
-          const expected = Math.max(sum + at(bias, j), 0) + at(residual, o);
-          const error = Math.abs(at(actual, p * m * n + j * m + i) - expected);
-          worst = Math.max(worst, error / (Math.abs(expected) + 0.01));
-        }
-        expect(worst).toBeLessThan(2 ** -8 * 1.01);
+  ] as const)("%d × (%d, %d) products over %d terms, with bias, relu, residual and a transposed bfloat16 store", (batch, m, n, k) => {
+    for (const dtype of ["float32", "bfloat16"] as const) {
+      const a = encodeArray(randomFloats(batch * m * k, 1), dtype); // (batch, k, m): transposed
+      const b = encodeArray(randomFloats(k * n, 2), dtype); // (k, n), used by every product
+      const bias = randomFloats(n, 3);
+      const residual = randomFloats(batch * m * n, 4);
+      const out = new Uint16Array(batch * m * n);
+      const kernel = matmul({
+        ...{ batch, m, n, k, dtype, bindings: [1, 2], aStrides: [1, m], bStrides: [n, 1] },
+        aOffsets: Array.from({ length: batch }, (_, i) => i * m * k),
+        bOffsets: Array.from({ length: batch }, () => 0),
+        epilogue: {
+          registers: 4,
+          loads: [
+            { reg: 0, buffer: 0 },
+            { reg: 1, view: { binding: 3, dtype: "float32", strides: [0, 0, 1] } },
+            { reg: 2, view: { binding: 4, dtype: "float32", strides: [m * n, n, 1] } },
+          ],
+          code: [
+            ["add", 0, 0, 1],
+            ["constant", 3],
+            ["max", 0, 0, 3],
+            ["add", 0, 0, 2],
+          ],
+          stores: [{ reg: 0, view: { binding: 5, dtype: "bfloat16", strides: [m * n, 1, m] } }],
+        },
+      });
+      const runs = [1, 3].map((threads) => {
+        addon().setThreads(threads);
+        expect(runKernels([kernel], [a, b, bias, residual, out])).toBeNull();
+        return out.slice();
+      });
+      expect(runs[1]).toEqual(runs[0]);
+      const [wideA, wideB, actual] = [decodeArray(a, dtype), decodeArray(b, dtype), decodeArray(out, "bfloat16")];
+      let worst = 0;
+      for (let o = 0; o < batch * m * n; o++) {
+        const [p, i, j] = [Math.floor(o / (m * n)), Math.floor(o / n) % m, o % n];
+        let sum = 0;
+        for (let t = 0; t < k; t++) sum += at(wideA, p * m * k + t * m + i) * at(wideB, t * n + j);
+        const expected = Math.max(sum + at(bias, j), 0) + at(residual, o);
+        const error = Math.abs(at(actual, p * m * n + j * m + i) - expected);
+        worst = Math.max(worst, error / (Math.abs(expected) + 0.01));
       }
-    },
-  );
+      expect(worst).toBeLessThan(2 ** -8 * 1.01);
+    }
+  });
 
   it("attention and its backward read and write the views that the words name", () => {
     const [queries, heads, width] = [6, 2, 4];

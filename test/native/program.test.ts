@@ -55,12 +55,17 @@ run("malformed programs", () => {
     expect(ran).toBeGreaterThan(0);
   });
 
-  it.each([[undefined], [null], [5], ["x"], [[]], [new Float32Array(4)], [new BigUint64Array(5)]])(
-    "refuses words that are %s",
-    (value: unknown) => {
-      expect(() => addon().createProgram(value as BigInt64Array)).toThrow("createProgram: expected a BigInt64Array");
-    },
-  );
+  it.each([
+    [undefined],
+    [null],
+    [5],
+    ["x"],
+    [[]],
+    [new Float32Array(4)],
+    [new BigUint64Array(5)],
+  ])("refuses words that are %s", (value: unknown) => {
+    expect(() => addon().createProgram(value as BigInt64Array)).toThrow("createProgram: expected a BigInt64Array");
+  });
 });
 
 run("bindings", () => {

@@ -107,28 +107,27 @@ describe.skipIf(skipReason !== undefined).each(isas)("reduce on %s", (isa) => {
     });
   });
 
-  it.each([0, 1] as const)(
-    "takes the first of equal values, the first NaN, and propagates NaN, along axis %d",
-    (axis) => {
-      const inf = Number.POSITIVE_INFINITY;
-      const rows = [
-        Array.from({ length: 200 }, (_, i) => (i === 70 || i === 134 ? 5 : i % 5)),
-        Array.from({ length: 200 }, (_, i) => (i === 90 || i === 20 ? Number.NaN : i)),
-        Array.from({ length: 200 }, () => -inf),
-        Array.from({ length: 200 }, () => inf),
-      ];
-      const width = rows.length;
-      const x = Float32Array.from({ length: width * 200 }, (_, i) =>
-        axis === 0 ? at(rows[Math.floor(i / 200)] ?? [], i % 200) : at(rows[i % width] ?? [], Math.floor(i / width)),
-      );
-      const shape = { kept: [width], reduced: [200], vectorAxis: axis };
-      const { floats, positions } = runReduction(x, shape, axis === 0 ? [200, 1] : [1, width]);
-      expect(floats[2]).toEqual(Float32Array.of(5, Number.NaN, -inf, inf));
-      expect(floats[3]).toEqual(Float32Array.of(0, Number.NaN, -inf, inf));
-      expect(positions[0]).toEqual(Int32Array.of(70, 20, 0, 0));
-      expect(positions[1]).toEqual(Int32Array.of(0, 20, 0, 0));
-    },
-  );
+  it.each([
+    0, 1,
+  ] as const)("takes the first of equal values, the first NaN, and propagates NaN, along axis %d", (axis) => {
+    const inf = Number.POSITIVE_INFINITY;
+    const rows = [
+      Array.from({ length: 200 }, (_, i) => (i === 70 || i === 134 ? 5 : i % 5)),
+      Array.from({ length: 200 }, (_, i) => (i === 90 || i === 20 ? Number.NaN : i)),
+      Array.from({ length: 200 }, () => -inf),
+      Array.from({ length: 200 }, () => inf),
+    ];
+    const width = rows.length;
+    const x = Float32Array.from({ length: width * 200 }, (_, i) =>
+      axis === 0 ? at(rows[Math.floor(i / 200)] ?? [], i % 200) : at(rows[i % width] ?? [], Math.floor(i / width)),
+    );
+    const shape = { kept: [width], reduced: [200], vectorAxis: axis };
+    const { floats, positions } = runReduction(x, shape, axis === 0 ? [200, 1] : [1, width]);
+    expect(floats[2]).toEqual(Float32Array.of(5, Number.NaN, -inf, inf));
+    expect(floats[3]).toEqual(Float32Array.of(0, Number.NaN, -inf, inf));
+    expect(positions[0]).toEqual(Int32Array.of(70, 20, 0, 0));
+    expect(positions[1]).toEqual(Int32Array.of(0, 20, 0, 0));
+  });
 
   it("gives identities over nothing", () => {
     const { floats, positions } = runReduction(new Float32Array(0), { kept: [2], reduced: [0], vectorAxis: 0 }, [0, 1]);

@@ -54,19 +54,18 @@ describe("pointwise rows refuse", () => {
     expectError(() => createNode(op, of("bfloat16")), "dtype.mismatch", `${op.name}: `, "float16", "bfloat16", "cast");
   });
 
-  it.each(mixable.filter((op) => op.autocast === "widest"))(
-    "$name: float16 with bfloat16, also where wider operands win",
-    (op) => {
-      const operands = operandsOf(op, (i) => leaf([2], i === op.slots.length - 1 ? "bfloat16" : "float16"));
-      expectError(() => castOperands(op, operands), "dtype.mismatch", `${op.name}: `, "float16", "bfloat16", "cast");
-      const mixed = operandsOf(op, (i) => leaf([2], i === op.slots.length - 1 ? "float32" : "float16"));
-      expect(
-        castOperands(op, mixed)
-          .filter((n) => isFloat(n.dtype))
-          .map((n) => n.dtype),
-      ).toEqual(op.slots.flatMap((_, i) => (conditionsOf(op).includes(i) ? [] : ["float32"])));
-    },
-  );
+  it.each(
+    mixable.filter((op) => op.autocast === "widest"),
+  )("$name: float16 with bfloat16, also where wider operands win", (op) => {
+    const operands = operandsOf(op, (i) => leaf([2], i === op.slots.length - 1 ? "bfloat16" : "float16"));
+    expectError(() => castOperands(op, operands), "dtype.mismatch", `${op.name}: `, "float16", "bfloat16", "cast");
+    const mixed = operandsOf(op, (i) => leaf([2], i === op.slots.length - 1 ? "float32" : "float16"));
+    expect(
+      castOperands(op, mixed)
+        .filter((n) => isFloat(n.dtype))
+        .map((n) => n.dtype),
+    ).toEqual(op.slots.flatMap((_, i) => (conditionsOf(op).includes(i) ? [] : ["float32"])));
+  });
 
   it.each(ROWS)("$name: dtypes that it does not compute on", (op) => {
     for (const dtype of DTYPES) {

@@ -174,6 +174,7 @@ describe("the rows", () => {
       "maximum",
       "minimum",
       "mul",
+      "mulSaved",
       "notEqual",
       "sub",
       "where",

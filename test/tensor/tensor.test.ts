@@ -353,7 +353,11 @@ describe.each(DEVICES)("boundaries on %s", (device) => {
   });
 
   it("fromBytes takes exactly the shape's bytes", async () => {
-    await expectError(() => fromBytes(new Uint8Array(5), { shape: [3], dtype: "bfloat16" }), "shape.mismatch", /^fromBytes: .*6 bytes, got 5/);
+    await expectError(
+      () => fromBytes(new Uint8Array(5), { shape: [3], dtype: "bfloat16" }),
+      "shape.mismatch",
+      /^fromBytes: .*6 bytes, got 5/,
+    );
   });
 
   it("a norm of 16-bit values takes float32 weights, and gives float32", async () => {

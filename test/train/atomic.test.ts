@@ -136,20 +136,19 @@ describe("writeFileAtomic", () => {
 describe("a failure", () => {
   const calls: Call[] = ["open", "write", "secondWrite", "sync", "close", "rename"];
   const codes = ["ENOSPC", "EACCES", "EROFS", "EIO", "EDQUOT", "ESOMETHING"];
-  it.each(calls.flatMap((call) => codes.map((code) => [call, code] as const)))(
-    "of %s with %s leaves what was there, and no temporary file",
-    async (call, code) => {
-      writeFileSync(join(folder, "model"), "before");
-      for (const name of ["model", "fresh"]) {
-        const path = join(folder, name);
-        const error = await refusal(writeFileAtomic(path, chunks("after", "wards"), broken(call, code)));
-        expect(error).toMatchObject({ name: "BinadeError", code: "file.write", cause: { code } });
-        expect(error.message.startsWith(`${path}: could not be written: `)).toBe(true);
-      }
-      expect(read("model")).toBe("before");
-      expect(readdirSync(folder)).toEqual(["model"]);
-    },
-  );
+  it.each(
+    calls.flatMap((call) => codes.map((code) => [call, code] as const)),
+  )("of %s with %s leaves what was there, and no temporary file", async (call, code) => {
+    writeFileSync(join(folder, "model"), "before");
+    for (const name of ["model", "fresh"]) {
+      const path = join(folder, name);
+      const error = await refusal(writeFileAtomic(path, chunks("after", "wards"), broken(call, code)));
+      expect(error).toMatchObject({ name: "BinadeError", code: "file.write", cause: { code } });
+      expect(error.message.startsWith(`${path}: could not be written: `)).toBe(true);
+    }
+    expect(read("model")).toBe("before");
+    expect(readdirSync(folder)).toEqual(["model"]);
+  });
 
   it.each([
     ["ENOSPC", /no space left on the device; free some space/],

@@ -93,12 +93,18 @@ describe("encodeEvent and decodeEvent", () => {
     expect(JSON.parse(encodeEvent(step(1, Number.NaN)))).toMatchObject({ loss: "NaN", gradientNorm: "Infinity" });
   });
 
-  it.each(["", "{", "null", "[]", "3", '{"type":"step"}', '{"type":"other","step":1}', '{"type":"step","step":0.5}'])(
-    "find no event in %j",
-    (line) => {
-      expect(decodeEvent(line)).toBeUndefined();
-    },
-  );
+  it.each([
+    "",
+    "{",
+    "null",
+    "[]",
+    "3",
+    '{"type":"step"}',
+    '{"type":"other","step":1}',
+    '{"type":"step","step":0.5}',
+  ])("find no event in %j", (line) => {
+    expect(decodeEvent(line)).toBeUndefined();
+  });
 });
 
 describe("EventLog", () => {

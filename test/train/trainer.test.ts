@@ -218,15 +218,15 @@ describe("a run that makes no progress", () => {
     expect(savedStep).toBe(0);
   });
 
-  it.each(["fp32", "bf16-mixed"] as const)(
-    "ends after 20 overflows of gradients without scaling (%s)",
-    async (precision) => {
-      const { error, events } = await failing(new Steep(DIMENSIONS), precision);
-      expect(error.code).toBe("run.stalled");
-      expect(error.message).toContain("the gradients of tokenEmbedding.weight and");
-      expect(warningsOf(events)).toEqual(["gradient.notFinite 1"]);
-    },
-  );
+  it.each([
+    "fp32",
+    "bf16-mixed",
+  ] as const)("ends after 20 overflows of gradients without scaling (%s)", async (precision) => {
+    const { error, events } = await failing(new Steep(DIMENSIONS), precision);
+    expect(error.code).toBe("run.stalled");
+    expect(error.message).toContain("the gradients of tokenEmbedding.weight and");
+    expect(warningsOf(events)).toEqual(["gradient.notFinite 1"]);
+  });
 
   it("ends 20 steps after the loss scale reached its floor", async () => {
     const { error, events } = await failing(new Steep(DIMENSIONS), "fp16-mixed", { initialScale: 2 ** -11 });

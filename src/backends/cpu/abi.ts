@@ -8,6 +8,7 @@ export const ABI_VERSION = 1;
  * Opcodes of the pointwise engine beyond the scalar primitives of `FN` (which come first, in table order).
  * Registers hold blocks of 32-bit lanes: float32, or int32/uint32 bits. Booleans and uint8 are float32 lanes.
  */
+// biome-ignore format: a table is read by rows
 export const EXTRA_OPCODES = [
   "constant", // dst = imm (32 bits)
   "roundFloat16", "roundBfloat16", "roundFloat8E4m3fn", "roundFloat8E5m2", // dst = a rounded to nearest even, kept as float32
@@ -31,10 +32,20 @@ export const MAX_RANK = 16;
 export const MAX_REGISTERS = 256;
 
 /** Kernel codes, in order. Layouts are given below. */
-export const KERNELS = ["pointwise", "reduce", "row", "matmul", "gather", "scatterAdd", "attention", "attentionBackward"] as const;
+export const KERNELS = [
+  "pointwise",
+  "reduce",
+  "row",
+  "matmul",
+  "gather",
+  "scatterAdd",
+  "attention",
+  "attentionBackward",
+] as const;
 /** How a reduction combines float32 lanes. argMax/argMin yield int32 positions (first on ties; the first NaN wins). */
 export const COMBINES = ["sum", "product", "max", "min", "argMax", "argMin", "sumInt"] as const;
 /** Row cores: functions of whole rows. Row buffers in → row buffers out; (n) is a row, (1) one lane per row. */
+// biome-ignore format: a table is read by rows
 export const ROW_CORES = [
   "softmax", // x(n) → p(n)
   "softmaxBackward", // g(n), p(n) → dx(n)

@@ -1,15 +1,16 @@
 /** Kernels → native kernels in words: one function per kind. */
-import { sourceOf } from "../../compile/inline.ts";
+
 import { operandDomain } from "../../compile/fuse.ts";
+import { sourceOf } from "../../compile/inline.ts";
 import type { Kernel, Operand, Program, Write } from "../../compile/program.ts";
 import { BinadeError, invariant } from "../../errors.ts";
-import { byteSize, round } from "../../formats/index.ts";
+import { byteSize } from "../../formats/index.ts";
 import { describe, type Node } from "../../ir/graph.ts";
 import { listOf, numberOf } from "../../ops/define.ts";
-import { fold, slotsOf } from "../../ops/expr.ts";
-import { broadcastView, contiguousView, extent, isContiguous, permuteView, reshapeView, rowMajor, type Shape, sizeOf, type View } from "../../ops/shape.ts";
+import { contiguousView, extent, isContiguous, rowMajor, type Shape, sizeOf } from "../../ops/shape.ts";
 import { ABI_VERSION, COMBINES, KERNELS, ROW_CORES } from "./abi.ts";
-import { type Register, VmBuilder } from "./vm.ts";
+import { Evaluator, inputOf } from "./evaluator.ts";
+import { VmBuilder } from "./vm.ts";
 import { domainWords, dtypeCode, floatBits, reference, toWords, type Word } from "./words.ts";
 
 /** The words of a program, and for every native kernel the position of the kernel that it belongs to. */
@@ -31,7 +32,17 @@ export function lowerProgram(program: Program): Lowered {
   });
   if (program.commitFrom >= program.kernels.length) commitFrom = kernels.length;
   const body = kernels.flatMap(({ code, payload }) => [code, payload.length, ...payload]);
-  return { words: toWords([ABI_VERSION, program.arenaByteLength, program.bindings.length, kernels.length, commitFrom, ...body]), kernelOf };
+  return {
+    words: toWords([
+      ABI_VERSION,
+      program.arenaByteLength,
+      program.bindings.length,
+      kernels.length,
+      commitFrom,
+      ...body,
+    ]),
+    kernelOf,
+  };
 }
 
 interface NativeKernel {
@@ -61,86 +72,14 @@ function lowerKernel(kernel: Kernel): readonly NativeKernel[] {
   }
 }
 
-/** Fits a view into a domain: the same elements in the domain's axes, then reordered; a view of rows repeats along the last axis. */
-function fit(view: View, domain: Shape): View {
-  const same = sizeOf(view.shape) === sizeOf(domain) ? reshapeView(view, domain) : null;
-  if (same !== null) return same;
-  const rows = reshapeView(view, [...domain.slice(0, -1), 1]);
-  invariant(rows !== null, () => `a view of [${view.shape.join()}] does not fit the domain [${domain.join()}]`);
-  return broadcastView(rows, domain);
-}
-
-/** Evaluates nodes of one part of a kernel: registers by node, operands loaded on demand. */
-class Evaluator {
-  readonly vm: VmBuilder;
-  readonly #kernel: Kernel;
-  readonly #natural: Shape;
-  readonly #order: readonly number[];
-  readonly #registers = new Map<Node, Register>();
-
-  /** @param natural the shape in which operands are walked @param order the domain's axes as axes of `natural` */
-  constructor(kernel: Kernel, natural: Shape, order: readonly number[] = natural.map((_, i) => i)) {
-    this.#kernel = kernel;
-    this.#natural = natural.length === 0 ? [1] : natural;
-    this.#order = natural.length === 0 ? [0] : order;
-    this.vm = new VmBuilder(this.#order.map((axis) => extent(this.#natural, axis)));
-  }
-
-  set(node: Node, register: Register): void {
-    this.#registers.set(node, register);
-  }
-
-  /** The register of `input`: loaded, computed before, or computed here because it is inlined. */
-  value(input: Node): Register {
-    const operand = this.#kernel.reads.get(input);
-    if (operand !== undefined) return this.vm.load(operand, this.#view(operand.view));
-    const { base } = sourceOf(input);
-    const known = this.#registers.get(base);
-    if (known !== undefined) return known;
-    const register = this.#compute(base);
-    this.#registers.set(base, register);
-    return register;
-  }
-
-  evaluate(node: Node): Register {
-    const register = this.#compute(node);
-    this.#registers.set(node, register);
-    return register;
-  }
-
-  #compute(node: Node): Register {
-    const { op, inputs, dtype } = node;
-    if (op.kind === "source") return this.#generate(node);
-    invariant(op.kind === "pointwise", () => `${describe(node)} is not an expression`);
-    const [first] = inputs;
-    if (op.converts === true && first !== undefined) return this.vm.convert(this.value(first), first.dtype, dtype);
-    const used = slotsOf(op.value);
-    const slots = Object.fromEntries(op.slots.flatMap((name, i) => (used.has(name) ? [[name, this.value(inputOf(node, i))]] : [])));
-    return this.vm.round(fold<Register>(op.value, this.vm.dialect(inputs.map((n) => n.dtype)), slots), dtype);
-  }
-
-  #generate(node: Node): Register {
-    const { op, inputs, attributes, dtype } = node;
-    if (op.kind === "source" && op.source === "constant") return this.vm.constant(round(numberOf(attributes, "value"), dtype), dtype);
-    if (op.kind === "source" && op.source === "iota") return this.vm.emit("position", []);
-    const [key] = inputs;
-    const operand = key === undefined ? undefined : this.#kernel.reads.get(key);
-    invariant(operand !== undefined, () => `${describe(node)} reads no stored key`);
-    return this.vm.random(operand, numberOf(attributes, "stream"));
-  }
-
-  #view(view: View): View {
-    return permuteView(fit(view, this.#natural), this.#order);
-  }
-
-  store({ node, operand }: Write): void {
-    this.vm.store(this.value(node), operand, this.#view(operand.view));
-  }
-}
-
 const oldestFirst = (nodes: Iterable<Node>): readonly Node[] => [...nodes].sort((a, b) => a.id - b.id);
 
-function evaluateAll(evaluator: Evaluator, nodes: ReadonlySet<Node>, writes: readonly Write[], also: readonly Node[] = []): void {
+function evaluateAll(
+  evaluator: Evaluator,
+  nodes: ReadonlySet<Node>,
+  writes: readonly Write[],
+  also: readonly Node[] = [],
+): void {
   for (const node of oldestFirst(nodes)) evaluator.evaluate(node);
   for (const write of writes) if (nodes.has(write.node) || also.includes(write.node)) evaluator.store(write);
 }
@@ -155,12 +94,6 @@ function coreOf(kernel: Kernel): Node {
   const [core] = kernel.cores;
   invariant(core !== undefined, () => `a kernel of kind ${kernel.kind} has no core`);
   return core;
-}
-
-function inputOf(node: Node, i: number): Node {
-  const input = node.inputs[i];
-  invariant(input !== undefined, () => `${describe(node)} has no operand ${i}`);
-  return input;
 }
 
 /** Kept axes first, then reduced ones; at least one of each, of extent 1 where the reduction has none. */
@@ -182,8 +115,13 @@ function reduce(kernel: Kernel): readonly Word[] {
   const keptRank = Math.max(1, kept.length);
   const lastIsReduced = order[order.length - 1] === natural.length - 1;
   return [
-    ...domainWords(prologue.vm.domain), keptRank, lastIsReduced ? 0 : 1, kernel.cores.length, ...kernel.cores.map(combineCode),
-    ...prologue.vm.words(), ...epilogue.vm.words(),
+    ...domainWords(prologue.vm.domain),
+    keptRank,
+    lastIsReduced ? 0 : 1,
+    kernel.cores.length,
+    ...kernel.cores.map(combineCode),
+    ...prologue.vm.words(),
+    ...epilogue.vm.words(),
   ];
 }
 
@@ -193,13 +131,20 @@ function combineCode(core: Node): Word {
   const dtype = inputOf(core, 0).dtype;
   const integer = dtype === "int32" || dtype === "uint32";
   if (integer && op.combine !== "sum") {
-    throw new BinadeError("dtype.unsupported", `${op.name}: the cpu device reduces ${dtype} by sums only; cast to float32 (exact up to 2^24)`);
+    throw new BinadeError(
+      "dtype.unsupported",
+      `${op.name}: the cpu device reduces ${dtype} by sums only; cast to float32 (exact up to 2^24)`,
+    );
   }
   return COMBINES.indexOf(integer ? "sumInt" : op.combine);
 }
 
 /** Parameters that are float32 bits, by core. */
-const FLOAT_PARAMETERS: Readonly<Record<string, readonly number[]>> = { normalize: [0], attention: [0], attentionBackward: [0] };
+const FLOAT_PARAMETERS: Readonly<Record<string, readonly number[]>> = {
+  normalize: [0],
+  attention: [0],
+  attentionBackward: [0],
+};
 
 function parametersOf(core: Node): readonly Word[] {
   const { op, attributes } = core;
@@ -231,8 +176,14 @@ function row(kernel: Kernel): readonly Word[] {
   const parameters = parametersOf(core);
   const outputs = native.core === "normalize" ? 2 : 1;
   return [
-    ...domainWords(prologue.vm.domain), ROW_CORES.indexOf(native.core as (typeof ROW_CORES)[number]), parameters.length, ...parameters,
-    core.inputs.length, outputs, ...prologue.vm.words(), ...epilogue.vm.words(),
+    ...domainWords(prologue.vm.domain),
+    ROW_CORES.indexOf(native.core as (typeof ROW_CORES)[number]),
+    parameters.length,
+    ...parameters,
+    core.inputs.length,
+    outputs,
+    ...prologue.vm.words(),
+    ...epilogue.vm.words(),
   ];
 }
 
@@ -241,12 +192,18 @@ const MULTIPLIED: readonly Node["dtype"][] = ["float32", "bfloat16", "float16"];
 /** Operand of a product: its memory, and the dtype to which packing rounds it (an inlined cast). */
 function matrix(kernel: Kernel, input: Node): { operand: Operand; format: Node["dtype"] } {
   if (!MULTIPLIED.includes(input.dtype)) {
-    throw new BinadeError("dtype.unsupported", `matmul: the cpu device multiplies ${MULTIPLIED.join(", ")}, got ${input.dtype}; cast the operands, for instance x.cast("bfloat16")`);
+    throw new BinadeError(
+      "dtype.unsupported",
+      `matmul: the cpu device multiplies ${MULTIPLIED.join(", ")}, got ${input.dtype}; cast the operands, for instance x.cast("bfloat16")`,
+    );
   }
   const direct = kernel.reads.get(input);
   if (direct !== undefined) return { operand: direct, format: input.dtype };
   const below = kernel.reads.get(inputOf(input, 0));
-  invariant(below !== undefined && sourceOf(input).base === input, () => `${describe(input)} is neither stored nor a cast of something stored`);
+  invariant(
+    below !== undefined && sourceOf(input).base === input,
+    () => `${describe(input)} is neither stored nor a cast of something stored`,
+  );
   return { operand: below, format: input.dtype };
 }
 
@@ -258,7 +215,13 @@ function contraction(kernel: Kernel): readonly Word[] {
   const batchShape = core.shape.slice(0, -2);
   const words = operands.flatMap(({ operand, format }) => {
     const { strides } = operand.view;
-    return [dtypeCode(operand.buffer.dtype), dtypeCode(format), ...reference(operand), extent(strides, strides.length - 2), extent(strides, strides.length - 1)];
+    return [
+      dtypeCode(operand.buffer.dtype),
+      dtypeCode(format),
+      ...reference(operand),
+      extent(strides, strides.length - 2),
+      extent(strides, strides.length - 1),
+    ];
   });
   const offsets = operands.flatMap(({ operand }) => batchOffsets(batchShape, operand.view.strides));
   const epilogue = new Evaluator(kernel, core.shape);
@@ -281,7 +244,8 @@ function placement(kernel: Kernel): readonly NativeKernel[] {
   invariant(write !== undefined, () => `${describe(core)} is not stored`);
   const { operand } = write;
   const { op } = core;
-  if (op.kind !== "placement") return [copyInto(kernel, inputOf(core, 0), { ...operand, view: contiguousView(inputOf(core, 0).shape) })];
+  if (op.kind !== "placement")
+    return [copyInto(kernel, inputOf(core, 0), { ...operand, view: contiguousView(inputOf(core, 0).shape) })];
   const covered = core.inputs.reduce((sum, n) => sum + sizeOf(n.shape), 0) === sizeOf(core.shape);
   const starts = op.starts(core.inputs, core.attributes);
   const strides = rowMajor(core.shape);
@@ -327,11 +291,19 @@ function index(kernel: Kernel): NativeKernel {
   const gathers = op.direction === "gather";
   const table = gathers ? data.shape : core.shape;
   const axis = numberOf(attributes, "axis");
-  const sizes = [sizeOf(table.slice(0, axis)), extent(table, axis), sizeOf(indices.shape), sizeOf(table.slice(axis + 1))];
+  const sizes = [
+    sizeOf(table.slice(0, axis)),
+    extent(table, axis),
+    sizeOf(indices.shape),
+    sizeOf(table.slice(axis + 1)),
+  ];
   const indexWords = [dtypeCode(indices.dtype), ...reference(contiguous(kernel, indices))];
   const [from, to] = [reference(contiguous(kernel, data)), reference(write.operand)];
   if (gathers) return { kind: "gather", payload: [...sizes, byteSize(data.dtype), ...from, ...indexWords, ...to] };
-  return { kind: "scatterAdd", payload: [...sizes, dtypeCode(data.dtype), ...from, ...indexWords, dtypeCode(core.dtype), ...to] };
+  return {
+    kind: "scatterAdd",
+    payload: [...sizes, dtypeCode(data.dtype), ...from, ...indexWords, dtypeCode(core.dtype), ...to],
+  };
 }
 
 const ABSENT_HEADS: readonly Word[] = [-1, 0, 0, 0, 0, 0];
@@ -339,7 +311,13 @@ const ABSENT: readonly Word[] = [-1, 0];
 
 function heads(operand: Operand): readonly Word[] {
   const { strides } = operand.view;
-  return [dtypeCode(operand.buffer.dtype), ...reference(operand), extent(strides, 0), extent(strides, 1), extent(strides, 2)];
+  return [
+    dtypeCode(operand.buffer.dtype),
+    ...reference(operand),
+    extent(strides, 0),
+    extent(strides, 1),
+    extent(strides, 2),
+  ];
 }
 
 function attention(kernel: Kernel): readonly Word[] {
@@ -347,13 +325,19 @@ function attention(kernel: Kernel): readonly Word[] {
   const backward = kernel.kind === "attentionBackward";
   const from = backward ? 1 : 0;
   const [q, k, v] = [0, 1, 2].map((i) => inputOf(core, from + i)) as [Node, Node, Node];
-  const written = (result: number): Operand | undefined => kernel.writes.find((w) => nativeOf(w.node).result === result)?.operand;
+  const written = (result: number): Operand | undefined =>
+    kernel.writes.find((w) => nativeOf(w.node).result === result)?.operand;
   const [batch, queries, headCount, width] = q.shape;
   const sizes = [batch ?? 1, queries ?? 1, extent(k.shape, 1), headCount ?? 1, width ?? 1, ...parametersOf(core)];
   const inputs = [q, k, v].flatMap((node) => heads(operandOf(kernel, node)));
   if (!backward) {
     const [out, lse] = [written(0), written(1)];
-    return [...sizes, ...inputs, ...(out === undefined ? ABSENT_HEADS : heads(out)), ...(lse === undefined ? ABSENT : reference(lse))];
+    return [
+      ...sizes,
+      ...inputs,
+      ...(out === undefined ? ABSENT_HEADS : heads(out)),
+      ...(lse === undefined ? ABSENT : reference(lse)),
+    ];
   }
   const [g, out, lse] = [0, 4, 5].map((i) => operandOf(kernel, inputOf(core, i))) as [Operand, Operand, Operand];
   const results = [0, 1, 2].map(written).flatMap((operand) => (operand === undefined ? ABSENT_HEADS : heads(operand)));

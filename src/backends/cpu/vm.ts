@@ -3,7 +3,7 @@ import type { Operand } from "../../compile/program.ts";
 import { type DType, isFloat } from "../../formats/index.ts";
 import { type Dialect, FN, type Fn } from "../../ops/expr.ts";
 import type { View } from "../../ops/shape.ts";
-import { MAX_REGISTERS, type Opcode, OPCODES } from "./abi.ts";
+import { MAX_REGISTERS, OPCODES, type Opcode } from "./abi.ts";
 import { floatBits, viewWords, type Word } from "./words.ts";
 
 /** A virtual register. */
@@ -36,7 +36,19 @@ const ROUND: Partial<Record<DType, Opcode>> = {
 };
 
 /** Integer spellings; comparisons that are missing swap their operands. */
-const SIGNED: Partial<Record<Fn, Opcode>> = { add: "addInt", sub: "subInt", mul: "mulInt", neg: "negInt", min: "minInt", max: "maxInt", eq: "eqInt", ne: "neInt", lt: "ltInt", le: "leInt", select: "select" };
+const SIGNED: Partial<Record<Fn, Opcode>> = {
+  add: "addInt",
+  sub: "subInt",
+  mul: "mulInt",
+  neg: "negInt",
+  min: "minInt",
+  max: "maxInt",
+  eq: "eqInt",
+  ne: "neInt",
+  lt: "ltInt",
+  le: "leInt",
+  select: "select",
+};
 const UNSIGNED: Partial<Record<Fn, Opcode>> = { ...SIGNED, min: "minUint", max: "maxUint", lt: "ltUint", le: "leUint" };
 const SWAPPED: Partial<Record<Fn, Fn>> = { gt: "lt", ge: "le" };
 
@@ -108,13 +120,17 @@ export class VmBuilder {
   convert(x: Register, from: DType, to: DType): Register {
     if (from === to) return x;
     const signed = (value: number): Register => this.constant(value, "int32");
-    if (to === "bool") return from === "int32" || from === "uint32" ? this.emit("neInt", [x, signed(0)]) : this.emit("ne", [x, this.constant(0, "float32")]);
+    if (to === "bool")
+      return from === "int32" || from === "uint32"
+        ? this.emit("neInt", [x, signed(0)])
+        : this.emit("ne", [x, this.constant(0, "float32")]);
     if (from === "int32" && to === "uint32") return this.emit("maxInt", [x, signed(0)]);
     if (from === "uint32" && to === "int32") return this.emit("minUint", [x, signed(0x7fffffff)]);
     if (to === "int32") return this.emit("toInt32", [x]);
     if (to === "uint32") return this.emit("toUint32", [x]);
     if (to === "uint8") {
-      const whole = from === "int32" ? x : from === "uint32" ? this.emit("minUint", [x, signed(255)]) : this.emit("toInt32", [x]);
+      const whole =
+        from === "int32" ? x : from === "uint32" ? this.emit("minUint", [x, signed(255)]) : this.emit("toInt32", [x]);
       return this.emit("fromInt32", [this.emit("minInt", [this.emit("maxInt", [whole, signed(0)]), signed(255)])]);
     }
     const float = from === "int32" ? this.emit("fromInt32", [x]) : from === "uint32" ? this.emit("fromUint32", [x]) : x;
@@ -126,12 +142,14 @@ export class VmBuilder {
     const data = dtypes.filter((d) => d !== "bool");
     const integer = !data.some((d) => isFloat(d)) && data.find((d) => d === "int32" || d === "uint32");
     const table = integer === "int32" ? SIGNED : integer === "uint32" ? UNSIGNED : null;
-    const spell = (fn: Fn) => (...args: Register[]): Register => {
-      const swapped = table === null ? undefined : SWAPPED[fn];
-      const opcode = table === null ? fn : table[swapped ?? fn];
-      if (opcode === undefined) throw new Error(`internal: ${fn} has no integer opcode`);
-      return this.emit(opcode, swapped === undefined ? args : [...args].reverse());
-    };
+    const spell =
+      (fn: Fn) =>
+      (...args: Register[]): Register => {
+        const swapped = table === null ? undefined : SWAPPED[fn];
+        const opcode = table === null ? fn : table[swapped ?? fn];
+        if (opcode === undefined) throw new Error(`internal: ${fn} has no integer opcode`);
+        return this.emit(opcode, swapped === undefined ? args : [...args].reverse());
+      };
     const fn = Object.fromEntries(Object.keys(FN).map((name) => [name, spell(name as Fn)])) as Dialect<Register>["fn"];
     return { lit: (v) => this.constant(v, integer || "float32"), fn };
   }
@@ -155,7 +173,14 @@ export class VmBuilder {
       this.#loads.length,
       ...this.#loads.flatMap(({ register, words }) => [at(register), ...words]),
       this.#instructions.length,
-      ...this.#instructions.flatMap(({ opcode, dst, args: [a, b, c], imm, key }) => [OPCODES[opcode], at(dst), key ?? at(a), at(b), at(c), imm]),
+      ...this.#instructions.flatMap(({ opcode, dst, args: [a, b, c], imm, key }) => [
+        OPCODES[opcode],
+        at(dst),
+        key ?? at(a),
+        at(b),
+        at(c),
+        imm,
+      ]),
       this.#stores.length,
       ...this.#stores.flatMap(({ register, words }) => [at(register), ...words]),
     ];
@@ -196,4 +221,3 @@ export class VmBuilder {
     return { physical, count };
   }
 }
-

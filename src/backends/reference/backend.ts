@@ -56,7 +56,7 @@ function runKernel(
   report: (position: number, value: number) => void,
 ): void {
   const values = new Map<Node, Float64Array>();
-  const valueOf = (input: Node): Float64Array => {
+  const elementsOf = (input: Node): Float64Array => {
     const operand = kernel.reads.get(input);
     if (operand !== undefined) return readView(load(operand.buffer, arena, bindings), operand.view);
     const { base, view } = sourceOf(input);
@@ -67,10 +67,10 @@ function runKernel(
   for (const node of kernel.nodes) {
     values.set(
       node,
-      evaluate(node, node.inputs.map(valueOf), ({ position, value }) => report(position, value)),
+      evaluate(node, node.inputs.map(elementsOf), ({ position, value }) => report(position, value)),
     );
   }
-  for (const { node, operand } of kernel.writes) store(values.get(node) ?? valueOf(node), operand, arena, bindings);
+  for (const { node, operand } of kernel.writes) store(values.get(node) ?? elementsOf(node), operand, arena, bindings);
 }
 
 /** The bytes of a buffer. */

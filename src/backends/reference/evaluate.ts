@@ -15,7 +15,11 @@ export interface IndexFault {
 }
 
 /** The elements of `node` in row-major order, from those of its operands. Every element is exactly a value of the node's dtype. */
-export function evaluate(node: Node, operands: readonly Float64Array[], report: (fault: IndexFault) => void): Float64Array {
+export function evaluate(
+  node: Node,
+  operands: readonly Float64Array[],
+  report: (fault: IndexFault) => void,
+): Float64Array {
   const { op, attributes } = node;
   switch (op.kind) {
     case "source":
@@ -39,17 +43,23 @@ export function evaluate(node: Node, operands: readonly Float64Array[], report: 
 }
 
 /** A composite that a program kept whole, as the simpler rows that define it. */
-function decomposed(node: Node, definition: Node, operands: readonly Float64Array[], report: (fault: IndexFault) => void): Float64Array {
+function decomposed(
+  node: Node,
+  definition: Node,
+  operands: readonly Float64Array[],
+  report: (fault: IndexFault) => void,
+): Float64Array {
   const known = new Map(node.inputs.map((input, i) => [input, operand(operands, i)]));
-  const valueOf = (input: Node): Float64Array => {
+  const elementsOf = (input: Node): Float64Array => {
     const value = known.get(input);
-    if (value === undefined) throw new BinadeError("internal", `internal: ${describe(input)} has no value inside ${node.op.name}`);
+    if (value === undefined)
+      throw new BinadeError("internal", `internal: ${describe(input)} has no value inside ${node.op.name}`);
     return value;
   };
   for (const part of topological([definition], (n) => known.has(n))) {
-    if (!known.has(part)) known.set(part, evaluate(part, part.inputs.map(valueOf), report));
+    if (!known.has(part)) known.set(part, evaluate(part, part.inputs.map(elementsOf), report));
   }
-  return valueOf(definition);
+  return elementsOf(definition);
 }
 
 function operand(operands: readonly Float64Array[], i: number): Float64Array {
@@ -142,7 +152,8 @@ function move(node: Node, operands: readonly Float64Array[]): Float64Array {
   if (op.kind === "movement") {
     const from = inputs[0]?.shape ?? [];
     const view = op.view(whole(from), shape, attributes);
-    if (view === null) throw new BinadeError("internal", `internal: ${describe(node)} has no view of a contiguous operand`);
+    if (view === null)
+      throw new BinadeError("internal", `internal: ${describe(node)} has no view of a contiguous operand`);
     return readView(operand(operands, 0), view).slice();
   }
   if (op.kind !== "placement") throw new BinadeError("internal", `internal: ${op.name} is not a movement`);
@@ -164,7 +175,11 @@ function reduce(node: Node, x: Float64Array, combine: string): Float64Array {
   const axes = listOf(node.attributes, "axes");
   const kept = from.map((_, axis) => axis).filter((axis) => !axes.includes(axis));
   const strides = rowMajor(from);
-  const pick = (list: readonly number[]): View => ({ offset: 0, shape: list.map((a) => extent(from, a)), strides: list.map((a) => extent(strides, a)) });
+  const pick = (list: readonly number[]): View => ({
+    offset: 0,
+    shape: list.map((a) => extent(from, a)),
+    strides: list.map((a) => extent(strides, a)),
+  });
   const inner = pick(axes);
   const accumulate = COMBINES[combine as keyof typeof COMBINES](node.inputs[0]?.dtype ?? "float32");
   const out = new Float64Array(sizeOf(node.shape));
@@ -188,7 +203,14 @@ const extreme =
 
 const COMBINES: Readonly<Record<"sum" | "max" | "min" | "argMax" | "argMin", Accumulate>> = {
   sum: (dtype) => {
-    const wrap = dtype === "float64" ? (v: number) => v : isFloat(dtype) ? Math.fround : dtype === "uint32" ? (v: number) => v >>> 0 : (v: number) => v | 0;
+    const wrap =
+      dtype === "float64"
+        ? (v: number) => v
+        : isFloat(dtype)
+          ? Math.fround
+          : dtype === "uint32"
+            ? (v: number) => v >>> 0
+            : (v: number) => v | 0;
     return (elements) => elements.reduce((a, b) => wrap(a + b), 0);
   },
   max: () => (elements) => elements.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY),
@@ -230,7 +252,12 @@ interface IndexLayout {
 
 function layout(table: Shape, indices: Shape, attributes: Attributes): IndexLayout {
   const axis = numberOf(attributes, "axis");
-  return { outer: sizeOf(table.slice(0, axis)), rows: extent(table, axis), count: sizeOf(indices), inner: sizeOf(table.slice(axis + 1)) };
+  return {
+    outer: sizeOf(table.slice(0, axis)),
+    rows: extent(table, axis),
+    count: sizeOf(indices),
+    inner: sizeOf(table.slice(axis + 1)),
+  };
 }
 
 /** The row numbers, or null where a row does not exist: the first of them is reported. */
@@ -243,7 +270,11 @@ function checkedRows(indices: Float64Array, rows: number, report: (fault: IndexF
 
 function gather(node: Node, operands: readonly Float64Array[], report: (fault: IndexFault) => void): Float64Array {
   const [table, indices] = [operand(operands, 0), operand(operands, 1)];
-  const { outer, rows, count, inner } = layout(node.inputs[0]?.shape ?? [], node.inputs[1]?.shape ?? [], node.attributes);
+  const { outer, rows, count, inner } = layout(
+    node.inputs[0]?.shape ?? [],
+    node.inputs[1]?.shape ?? [],
+    node.attributes,
+  );
   const out = new Float64Array(sizeOf(node.shape));
   const rowOf = checkedRows(indices, rows, report);
   if (rowOf === null) return out;

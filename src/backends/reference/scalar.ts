@@ -31,6 +31,7 @@ export function erf(x: number): number {
 }
 
 /** One meaning per primitive, in float64. */
+// biome-ignore format: a table is read by rows
 const SCALARS: { readonly [F in Fn]: Scalar } = {
   neg: (x) => -x, abs: Math.abs, sign: Math.sign, floor: Math.floor, ceil: Math.ceil, round: roundEven, sqrt: Math.sqrt,
   exp: Math.exp, expm1: Math.expm1, log: Math.log, log1p: Math.log1p, sin: Math.sin, cos: Math.cos, tanh: Math.tanh, erf,
@@ -61,7 +62,10 @@ function lift(f: Scalar, round: (v: number) => number, arity: number) {
 }
 
 function dialect(round: (v: number) => number, overrides: Partial<Record<Fn, Scalar>> = {}): Dialect<Values> {
-  const entries = Object.keys(FN).map((name) => [name, lift(overrides[name as Fn] ?? SCALARS[name as Fn], round, FN[name as Fn])]);
+  const entries = Object.keys(FN).map((name) => [
+    name,
+    lift(overrides[name as Fn] ?? SCALARS[name as Fn], round, FN[name as Fn]),
+  ]);
   return { lit: round, fn: Object.fromEntries(entries) as Dialect<Values>["fn"] };
 }
 
@@ -74,4 +78,3 @@ export const DIALECTS: Readonly<Record<"float32" | "float64" | "int32" | "uint32
   int32: dialect((v) => v | 0, INTEGER),
   uint32: dialect((v) => v >>> 0, INTEGER),
 };
-
