@@ -100,7 +100,7 @@ const MUTANTS = [
     find: "const acc = accumulatorOf(dtype);",
     replace: "const acc = first.dtype;\n  void accumulatorOf;",
     test: "test/autodiff/gradients.test.ts",
-    expected: "adds 300 unit cotangents",
+    expected: "adds 301 unit cotangents",
   },
 ];
 
@@ -168,6 +168,10 @@ try {
       counts.skipped++;
       continue;
     }
+    if (known.length === 0)
+      throw new Error(
+        `mutant "${mutant.name}": no test named "${mutant.expected}" passes in ${mutant.test}; follow the test`,
+      );
     const restore = mutate(copy, mutant);
     const { failed } = runTests(copy, mutant.test);
     restore();
