@@ -36,8 +36,15 @@ export function createNode(op: Op, inputs: readonly Node[], attributes: Attribut
   const key = `${opId(op)}|${inputs.map((n) => n.id).join(",")}|${attributesKey(attributes)}`;
   const known = interned.get(key)?.deref();
   if (known !== undefined) return known;
+  const node = makeNode(op, inputs, attributes);
+  interned.set(key, new WeakRef(node));
+  forgotten.register(node, key);
+  return node;
+}
+
+function makeNode(op: Op, inputs: readonly Node[], attributes: Attributes): Node {
   const { shape, dtype } = inferNamed(op, inputs, attributes);
-  const node: Node = Object.freeze({
+  return Object.freeze({
     id: created++,
     op,
     inputs: Object.freeze([...inputs]),
@@ -45,9 +52,6 @@ export function createNode(op: Op, inputs: readonly Node[], attributes: Attribut
     shape: Object.freeze([...shape]),
     dtype,
   });
-  interned.set(key, new WeakRef(node));
-  forgotten.register(node, key);
-  return node;
 }
 
 /** A copy whose lists are copies too: a caller that changes its own list later changes no node. */
@@ -72,10 +76,10 @@ function inferNamed(op: Op, inputs: readonly Node[], attributes: Attributes): Re
 /** The vocabulary of ops over this constructor. */
 export const build: ReturnType<typeof makeBuilder> = makeBuilder(createNode);
 
-let inputs = 0;
-/** A fresh leaf, different from every other. */
+let leaves = 0;
+/** A fresh leaf, different from every other: it is not interned, for nobody can ask for it again. Training makes several per step. */
 export function createInput(shape: readonly number[], dtype: Node["dtype"], name = ""): Node {
-  return build.node(OPS.input, [], { shape, dtype, name, key: inputs++ });
+  return makeNode(OPS.input, [], { shape, dtype, name, key: leaves++ });
 }
 /** One line for messages: `matmul [32, 64] bfloat16`. */
 export const describe = (node: Node): string => `${node.op.name} ${showShape(node.shape)} ${node.dtype}`;
