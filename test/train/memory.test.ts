@@ -10,8 +10,7 @@ interface Memory {
   readonly byteLength: number;
 }
 
-/** V8 lets its young generation grow for as long as a process lives; bounded, what grows is ours. */
-const FLAGS = ["--expose-gc", "--max-semi-space-size=4"];
+const FLAGS = ["--expose-gc"];
 const SCRIPT = fileURLToPath(new URL("memory-run.mjs", import.meta.url));
 
 describe.runIf(DEVICES.includes("cpu"))("a run of 1000 steps", () => {
