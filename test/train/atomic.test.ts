@@ -204,7 +204,10 @@ describe("the real file system", () => {
 
   it("refuses a folder without write permission", async (context) => {
     // The administrator may write everywhere.
-    if (process.platform === "win32" || process.getuid?.() === 0) context.skip();
+    context.skip(
+      process.platform === "win32" || process.getuid?.() === 0,
+      "root may read and write everything; run the tests as another user",
+    );
     chmodSync(folder, 0o500);
     const error = await refusal(writeFileAtomic(join(folder, "model"), chunks("a")));
     chmodSync(folder, 0o700);

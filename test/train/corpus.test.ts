@@ -81,7 +81,10 @@ describe("readBytes", () => {
 
   it("names a file that may not be read", async (context) => {
     // The administrator may read everything.
-    if (process.platform === "win32" || process.getuid?.() === 0) context.skip();
+    context.skip(
+      process.platform === "win32" || process.getuid?.() === 0,
+      "root may read and write everything; run the tests as another user",
+    );
     write({ secret: "x" });
     chmodSync(join(root, "secret"), 0);
     await expect(readBytes([root])).rejects.toThrow(/secret: could not be read: permission denied/);

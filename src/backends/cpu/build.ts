@@ -52,7 +52,7 @@ const AVX512_FLAGS = [
 ] as const;
 
 /** Flags of each instruction set; the portable build of arm64 vectorises to NEON. */
-const X64_ISAS: Readonly<Record<string, readonly string[]>> = {
+export const X64_ISAS: Readonly<Record<string, readonly string[]>> = {
   portable: [],
   avx2: ["-mavx2", ...AVX2_FLAGS],
   avx512: AVX512_FLAGS,
@@ -65,7 +65,8 @@ const MAX_JOBS = 2;
 const LINK_FLAGS =
   process.platform === "darwin" ? ["-shared", "-undefined", "dynamic_lookup"] : ["-shared", "-pthread"];
 
-function findCompiler(): readonly string[] | null {
+/** The compiler as a command and its first arguments: the environment's CXX, or the first that answers; null if none does. */
+export function findCompiler(): readonly string[] | null {
   const chosen = process.env.CXX;
   const candidates = chosen === undefined || chosen === "" ? ["c++", "g++", "clang++"] : [chosen];
   for (const candidate of candidates) {
