@@ -130,8 +130,7 @@ function order(
 }
 
 const raisesFaults = (group: Group): boolean =>
-  group.kind === "index" ||
-  group.cores.some((n) => n.op.kind === "composite" && n.op.native?.core.startsWith("crossEntropy") === true);
+  group.kind === "index" || group.cores.some((n) => n.op.kind === "composite" && n.op.native?.raisesFaults === true);
 
 /** A writer that would run before a kernel which may still raise a fault; null if none does. */
 function lateFault(order_: readonly Group[], writers: ReadonlySet<Group>): Group | null {

@@ -249,6 +249,7 @@ const crossEntropyRows: CompositeRow = {
     family: "row",
     core: "crossEntropy",
     result: 0,
+    raisesFaults: true,
     parameters: (attributes) => [numberOf(attributes, "ignore")],
   },
   decompose: (b, inputs, attributes) => {
@@ -274,6 +275,7 @@ const crossEntropyBackward: CompositeRow = {
     family: "row",
     core: "crossEntropyBackward",
     result: 0,
+    raisesFaults: true,
     parameters: (attributes) => [numberOf(attributes, "ignore")],
   },
   decompose: (b, inputs, attributes) => {

@@ -125,6 +125,8 @@ export interface NativeCore {
   readonly family: "row" | "attention" | "attentionBackward";
   readonly core: string;
   readonly result: number;
+  /** It reads labels, and raises a fault for one out of range. */
+  readonly raisesFaults?: true;
   /** Parameters of the core, from the attributes. */
   readonly parameters?: (attributes: Attributes) => readonly number[];
 }

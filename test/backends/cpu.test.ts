@@ -282,9 +282,8 @@ describe.each(ISAS)("whole programs on %s", (isa) => {
         const differing = cpu.outputs.flatMap((got, i) =>
           [...got].filter((v, e) => !closeOrRounded(v, reference.outputs[i]?.[e] ?? Number.NaN)),
         );
-        const total = cpu.outputs.reduce((n, o) => n + o.length, 0);
-        // Comparisons and steps may fall the other way for a few elements whose operands differ in the last place.
-        expect(differing.length).toBeLessThanOrEqual(0.1 * total);
+        // 2 %: a few roundings to bfloat16 (2⁻⁸ each) that fall on the other side of a tie.
+        expect(differing.length).toBe(0);
       }),
       { numRuns: 200, seed: 7 },
     );
