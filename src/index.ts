@@ -26,6 +26,15 @@ export {
 } from "./precision/lossScale.ts";
 export { formatPolicy, type Policy, parsePolicy } from "./precision/policy.ts";
 export { type Compiled, compile, debug } from "./tensor/compile.ts";
+export {
+  type ConvolutionOptions,
+  conv1d,
+  conv2d,
+  convTranspose1d,
+  convTranspose2d,
+  type PerAxis,
+  type TransposedConvolutionOptions,
+} from "./tensor/convolution.ts";
 export { arange, fromBytes, full, ones, type TensorOptions, tensor, zeros } from "./tensor/create.ts";
 export { Device } from "./tensor/device.ts";
 export { defaultDevice, onNotice, useDevice } from "./tensor/devices.ts";

@@ -1,4 +1,12 @@
 /** Modules, layers and initial values: re-exports only. */
+export {
+  Conv1d,
+  Conv2d,
+  type ConvolutionLayerOptions,
+  ConvTranspose1d,
+  ConvTranspose2d,
+  type TransposedConvolutionLayerOptions,
+} from "./convolution.ts";
 export { type AttentionModuleOptions, CausalSelfAttention, GPT, type GPTOptions } from "./gpt.ts";
 export {
   type Initializer,

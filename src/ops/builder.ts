@@ -121,6 +121,7 @@ export function makeBuilder(node: NodeFactory) {
     iota: (length: number): Node => node(SOURCE.iota, [], { length }),
     random: (key: Node, shape: Shape, stream: number): Node => node(SOURCE.random, [key], { shape, stream }),
     pad: (x: Node, starts: readonly number[], shape: Shape): Node => node(MOVEMENT.pad, [x], { starts, shape }),
+    windows: (x: Node, attributes: Attributes): Node => node(MOVEMENT.windows, [x], attributes),
     concatenate: (xs: readonly Node[], axis: number): Node =>
       xs.length === 1 && xs[0] !== undefined ? xs[0] : node(MOVEMENT.concatenate, xs, { axis }),
     /** Swaps the last two axes. */

@@ -2,9 +2,11 @@
 import { BinadeError } from "../errors.ts";
 import { ATTENTION } from "./attention.ts";
 import type { Builder } from "./builder.ts";
+import { CONVOLUTION } from "./convolution.ts";
 import { type Attributes, type CompositeRow, type Infer, type Node, nameRows, numberOf } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
+import { WINDOWS } from "./windows.ts";
 
 const SOFTMAX = "Bridle 1990; shifted by the maximum so that exp never overflows";
 
@@ -299,4 +301,6 @@ export const COMPOSITE = nameRows({
   crossEntropyRows,
   crossEntropyBackward,
   ...ATTENTION,
+  ...CONVOLUTION,
+  ...WINDOWS,
 });

@@ -23,6 +23,7 @@ import {
   sizeOf,
   sliceView,
 } from "./shape.ts";
+import { windows } from "./windows.ts";
 
 const shapeAttribute: Infer = ([x], attributes) => ({
   shape: requireShape(listOf(attributes, "shape")),
@@ -202,4 +203,4 @@ function boxesAlong(shapes: readonly Shape[], axis: number): readonly (readonly 
   });
 }
 
-export const MOVEMENT = nameRows({ cast, reshape, permute, broadcast, slice, pad, concatenate });
+export const MOVEMENT = nameRows({ cast, reshape, permute, broadcast, slice, pad, concatenate, windows });

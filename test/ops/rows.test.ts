@@ -115,6 +115,54 @@ describe("pointwise rows refuse", () => {
 type Refusal = readonly [string, () => unknown, ErrorCode, readonly string[]];
 
 const x23 = (): Node => leaf([2, 3]);
+/** The rows of convolution, of operands that do not fit; the functions have more to say (test/tensor/convolution.test.ts). */
+function convolutionRefusals(): readonly Refusal[] {
+  const form = { stride: [1], padding: [0, 0], dilation: [1], groups: 1, dtype: "float32" };
+  const of =
+    (
+      name: "convolution" | "convolutionInputGradient" | "convolutionWeightGradient",
+      a: number[],
+      w: number[],
+      more = {},
+    ) =>
+    () =>
+      b.composite(name, [leaf(a), leaf(w)], { ...form, ...more });
+  return [
+    [
+      "convolution of matrices",
+      of("convolution", [2, 3], [2, 3]),
+      "shape.invalid",
+      ["convolution: ", "[2, 3]", "length"],
+    ],
+    [
+      "convolution of other channels",
+      of("convolution", [1, 3, 5], [2, 2, 3]),
+      "shape.mismatch",
+      ["3 channels", "takes 2"],
+    ],
+    ["convolution in groups", of("convolution", [1, 4, 5], [3, 2, 3], { groups: 2 }), "shape.invalid", ["groups 2"]],
+    ["convolution past the input", of("convolution", [1, 2, 2], [2, 2, 3]), "shape.invalid", ["[3]", "[2]", "padding"]],
+    [
+      "convolution of two dtypes",
+      () => b.composite("convolution", [leaf([1, 1, 3]), leaf([1, 1, 1], "float16")], form),
+      "dtype.mismatch",
+      ["convolution: ", "float16"],
+    ],
+    [
+      "the input gradient of another result",
+      of("convolutionInputGradient", [1, 2, 3], [2, 2, 3], { extents: [6] }),
+      "shape.mismatch",
+      ["convolutionInputGradient: ", "[1, 2, 4]", "[1, 2, 3]"],
+    ],
+    [
+      "the weight gradient of another result",
+      of("convolutionWeightGradient", [1, 2, 6], [1, 2, 3], { kernel: [3] }),
+      "shape.mismatch",
+      ["convolutionWeightGradient: ", "[1, 2, 4]", "[1, 2, 3]"],
+    ],
+  ];
+}
+
 const REFUSALS: readonly Refusal[] = [
   ["reshape to another size", () => b.reshape(x23(), [4]), "shape.mismatch", ["reshape: ", "6", "4"]],
   ["reshape to fractions", () => b.reshape(x23(), [2.5, 2.4]), "shape.invalid", ["reshape: ", "[2.5, 2.4]", "whole"]],
@@ -239,6 +287,26 @@ const REFUSALS: readonly Refusal[] = [
     "dtype.mismatch",
     ["attention: ", "float16"],
   ],
+  [
+    "windows that do not fit",
+    () => b.windows(x23(), { kernel: [3, 1], stride: [1, 1], dilation: [1, 1] }),
+    "shape.invalid",
+    ["windows: ", "[3, 1]", "[2, 3]", "pad it"],
+  ],
+  [
+    "windows without a stride",
+    () => b.windows(x23(), { kernel: [2], stride: [0], dilation: [1] }),
+    "shape.invalid",
+    ["windows: ", "stride [0]", "from 1 on"],
+  ],
+  [
+    "overlapAdd of other windows",
+    () =>
+      b.composite("overlapAdd", [x23()], { kernel: [3], stride: [1], dilation: [1], extents: [5], dtype: "float32" }),
+    "shape.mismatch",
+    ["overlapAdd: ", "[2, 3]", "[3, 3]"],
+  ],
+  ...convolutionRefusals(),
   ["random by a float key", () => b.random(leaf([4]), [2], 0), "dtype.mismatch", ["random: ", "uint32", "float32"]],
   ["random by a short key", () => b.random(leaf([3], "uint32"), [2], 0), "dtype.mismatch", ["random: ", "[3]"]],
   ["a constant of negative extent", () => b.constant(1, [-1]), "shape.invalid", ["constant: ", "[-1]"]],
@@ -255,7 +323,7 @@ describe("autocast classes", () => {
     const lines = Object.values<Op>(OPS).map(({ name, kind, autocast: rule, uncast }) => {
       expect(typeof rule === "object" || CLASSES.includes(rule)).toBe(true);
       const kept = uncast === undefined ? "" : `  operands ${uncast.join(", ")} are left alone`;
-      return `${name.padEnd(24)}${kind.padEnd(13)}${typeof rule === "object" ? `refuse: ${rule.refuse}` : rule}${kept}`;
+      return `${name.padEnd(23)} ${kind.padEnd(13)}${typeof rule === "object" ? `refuse: ${rule.refuse}` : rule}${kept}`;
     });
     await expect(`${lines.join("\n")}\n`).toMatchFileSnapshot("../golden/autocast.txt");
   });

@@ -28,6 +28,30 @@ const ATTENTION = { scale: 0.7, causal: true };
 
 const squares = (x: Node): Node => b.mul(x, x);
 
+/** The three forms of convolution over one and two axes: x (or its cotangent), then the weight (or the result's cotangent). */
+function convolutionCases(): Record<string, GradientCase[]> {
+  const forms = [
+    { x: [2, 2, 5], w: [2, 1, 2], g: [2, 2, 2], form: { stride: [2], padding: [0, 0], dilation: [2], groups: 2 } },
+    {
+      x: [1, 2, 4, 3],
+      w: [2, 2, 3, 2],
+      g: [1, 2, 2, 2],
+      form: { stride: [2, 1], padding: [1, -1, 0, 1], dilation: [1, 1], groups: 1 },
+    },
+  ];
+  const of = (name: "convolution" | "convolutionInputGradient" | "convolutionWeightGradient"): GradientCase[] =>
+    forms.map(({ x, w, g, form }) => {
+      const shapes = { convolution: [x, w], convolutionInputGradient: [g, w], convolutionWeightGradient: [x, g] }[name];
+      const attributes = { ...form, extents: x.slice(2), kernel: w.slice(2), dtype: "float64" };
+      return { shapes, make: (xs) => squares(b.composite(name, xs, attributes)) };
+    });
+  return {
+    convolution: of("convolution"),
+    convolutionInputGradient: of("convolutionInputGradient"),
+    convolutionWeightGradient: of("convolutionWeightGradient"),
+  };
+}
+
 /** Every structured row by name; several cases where one shape does not show everything. */
 const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
   cast: [{ shapes: [[3]], make: first((x) => squares(b.cast(x, "float64"))) }],
@@ -50,6 +74,28 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
     },
     { shapes: [[2, 3]], make: first((x) => squares(b.concatenate([x, x], 0))) },
   ],
+  windows: [
+    { shapes: [[2, 7]], make: first((x) => squares(b.windows(x, { kernel: [3], stride: [2], dilation: [1] }))) },
+    {
+      shapes: [[5, 6]],
+      make: first((x) => squares(b.windows(x, { kernel: [2, 3], stride: [1, 2], dilation: [2, 1] }))),
+    },
+    {
+      shapes: [[2, 5, 8]],
+      make: first((x) => squares(b.windows(x, { kernel: [2, 2], stride: [2, 3], dilation: [1, 1] }))),
+    },
+  ],
+  overlapAdd: [
+    {
+      shapes: [[2, 3, 3]],
+      make: first((x) =>
+        squares(
+          b.composite("overlapAdd", [x], { kernel: [3], stride: [2], dilation: [1], extents: [8], dtype: "float64" }),
+        ),
+      ),
+    },
+  ],
+  ...convolutionCases(),
   sum: [
     { shapes: [[3, 4, 5]], make: first((x) => squares(b.sum(x, [0, 2]))) },
     { shapes: [[3, 1]], make: first((x) => squares(b.sum(x, [1]))) },
