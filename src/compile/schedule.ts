@@ -1,9 +1,9 @@
 /** The order of kernels, and where variables are overwritten: in place by the kernel that computes the new value, or by a copy at the end. */
-import { BinadeError } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import { sameShape } from "../ops/shape.ts";
 import { type Group, isInput, type Partition } from "./fuse.ts";
 import { sourceOf } from "./inline.ts";
+import { type Edges, membersOf, order } from "./order.ts";
 import type { Request } from "./program.ts";
 
 export interface Schedule {
@@ -38,6 +38,7 @@ export function schedule({ groups, inline }: Partition, request: Request): Sched
   const inPlace = new Map<Node, Node>();
   const copies = new Map<Node, Node>();
   const taken = new Set<Node>();
+  const kept = new Set([...request.outputs, ...request.assignments.values()].map((n) => sourceOf(n).base));
   for (const [variable, value] of request.assignments) {
     const source = sourceOf(value);
     const direct =
@@ -50,14 +51,12 @@ export function schedule({ groups, inline }: Partition, request: Request): Sched
     const writers = new Set(
       [...inPlace.values()].map((value) => owner.get(value)).filter((g): g is Group => g !== undefined),
     );
-    const ordered = order(groups, edges, writers);
+    const ordered = order({ groups, before: edges, reads, writers, kept });
     const demoted = ordered.stuck ?? lateFault(ordered.order, writers);
     if (demoted === null) return { order: ordered.order, commitFrom: firstOf(ordered.order, writers), inPlace, copies };
     demote(demoted, inPlace, copies, owner);
   }
 }
-
-const membersOf = (group: Group): readonly Node[] => [...group.prologue, ...group.cores, ...group.epilogue];
 
 /** The kernel may store the new value where the old one stands: it reads the old value, if at all, element for element. */
 function overwritable(group: Group | undefined, variable: Node, value: Node, inline: ReadonlySet<Node>): boolean {
@@ -71,8 +70,6 @@ function overwritable(group: Group | undefined, variable: Node, value: Node, inl
     });
   return membersOf(group).every(elementwise);
 }
-
-type Edges = ReadonlyMap<Group, ReadonlySet<Group>>;
 
 /** Producers before readers; readers of a variable's old value before its writer. */
 function dependencies(
@@ -92,41 +89,6 @@ function dependencies(
     }
   }
   return before;
-}
-
-/** Kahn's algorithm: oldest result first, writers of variables last. `stuck`: a writer on a cycle. */
-function order(
-  groups: readonly Group[],
-  before: Edges,
-  writers: ReadonlySet<Group>,
-): { order: readonly Group[]; stuck: Group | null } {
-  const waiting = new Map<Group, number>(groups.map((g) => [g, before.get(g)?.size ?? 0]));
-  const after = new Map<Group, Group[]>();
-  for (const [group, producers] of before)
-    for (const producer of producers) after.set(producer, [...(after.get(producer) ?? []), group]);
-  const rank = new Map(
-    groups.map((g) => [g, Math.max(...membersOf(g).map((n) => n.id)) + (writers.has(g) ? 1e12 : 0)]),
-  );
-  const ready = groups.filter((g) => waiting.get(g) === 0);
-  const result: Group[] = [];
-  while (ready.length > 0) {
-    let at = 0;
-    for (let i = 1; i < ready.length; i++)
-      if ((rank.get(ready[i] as Group) ?? 0) < (rank.get(ready[at] as Group) ?? 0)) at = i;
-    const [group] = ready.splice(at, 1);
-    if (group === undefined) break;
-    result.push(group);
-    for (const next of after.get(group) ?? []) {
-      const left = (waiting.get(next) ?? 0) - 1;
-      waiting.set(next, left);
-      if (left === 0) ready.push(next);
-    }
-  }
-  if (result.length === groups.length) return { order: result, stuck: null };
-  const done = new Set(result);
-  const stuck = groups.find((g) => !done.has(g) && writers.has(g));
-  if (stuck === undefined) throw new BinadeError("internal", "internal: kernels depend on each other in a circle");
-  return { order: result, stuck };
 }
 
 const raisesFaults = (group: Group): boolean =>

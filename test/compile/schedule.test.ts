@@ -245,3 +245,22 @@ describe("kernels", () => {
     expect(kernels.length).toBeLessThan(30);
   });
 });
+
+describe("the order of kernels", () => {
+  const sizes = [256, 256] as const;
+
+  it("does not hold a product back for what was written into its epilogue later", () => {
+    // Products of a long chain, each read by a sum that is scaled at the very end, as gradients are unscaled.
+    const [x, scale] = [leaf(sizes), leaf([])];
+    const sums: Node[] = [];
+    let node = x;
+    for (let i = 0; i < 6; i++) {
+      node = b.exp(b.matmul(node, x));
+      sums.push(b.matmul(b.reshape(b.sum(node, [0]), [1, 256]), node));
+    }
+    const inverse = b.div(b.constant(1, []), scale);
+    const outputs = sums.map((sum) => b.mul(sum, b.broadcastTo(inverse, [1, 256])));
+    const { arenaByteLength } = compileProgram({ outputs, assignments: new Map() }, new NullBackend().capabilities);
+    expect(arenaByteLength).toBeLessThan(2.5 * 4 * 256 * 256);
+  });
+});

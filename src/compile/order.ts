@@ -1,0 +1,128 @@
+/** In which order kernels run: producers before readers, otherwise such that little is alive at a time. */
+import { BinadeError } from "../errors.ts";
+import { byteSize } from "../formats/table.ts";
+import type { Node } from "../ir/graph.ts";
+import { sizeOf } from "../ops/shape.ts";
+import type { Group } from "./fuse.ts";
+
+/** Group → the groups that run before it. */
+export type Edges = ReadonlyMap<Group, ReadonlySet<Group>>;
+
+export const membersOf = (group: Group): readonly Node[] => [...group.prologue, ...group.cores, ...group.epilogue];
+
+export interface Ordering {
+  readonly groups: readonly Group[];
+  readonly before: Edges;
+  /** The stored nodes and leaves that each group reads. */
+  readonly reads: ReadonlyMap<Group, ReadonlySet<Node>>;
+  /** Groups that overwrite variables: they run last. */
+  readonly writers: ReadonlySet<Group>;
+  /** Nodes whose memory is needed to the end. */
+  readonly kept: ReadonlySet<Node>;
+}
+
+/**
+ * Kahn's algorithm. Of the kernels that could run, one that gives back more memory than it takes goes first, then the most
+ * urgent; writers of variables go last. `stuck`: a writer on a cycle.
+ *
+ * A kernel is as urgent as its core is old, and never less than what reads it: an epilogue that was written later (the
+ * unscaling of a gradient) does not hold its product back while the activations that it reads stay alive, and what such an
+ * epilogue needs is there in time. Sums that yield a few scalars run right after what they read: they cost no memory, and what
+ * they read may still be in a cache.
+ */
+export function order(given: Ordering): { order: readonly Group[]; stuck: Group | null } {
+  const { groups, before, writers } = given;
+  const waiting = new Map<Group, number>(groups.map((g) => [g, before.get(g)?.size ?? 0]));
+  const after = new Map<Group, Group[]>();
+  for (const [group, producers] of before)
+    for (const producer of producers) after.set(producer, [...(after.get(producer) ?? []), group]);
+  const rank = urgency(given);
+  const memory = new Balance(given);
+  const priority = (g: Group): number => Math.min(writers.has(g) ? 0 : memory.growth(g), 0) || (rank.get(g) ?? 0);
+  const ready = groups.filter((g) => waiting.get(g) === 0);
+  const result: Group[] = [];
+  while (ready.length > 0) {
+    const priorities = ready.map(priority);
+    const [group] = ready.splice(priorities.indexOf(Math.min(...priorities)), 1);
+    if (group === undefined) break;
+    result.push(group);
+    memory.run(group);
+    for (const next of after.get(group) ?? []) {
+      const left = (waiting.get(next) ?? 0) - 1;
+      waiting.set(next, left);
+      if (left === 0) ready.push(next);
+    }
+  }
+  if (result.length === groups.length) return { order: result, stuck: null };
+  const done = new Set(result);
+  const stuck = groups.find((g) => !done.has(g) && writers.has(g));
+  if (stuck === undefined) throw new BinadeError("internal", "internal: kernels depend on each other in a circle");
+  return { order: result, stuck };
+}
+
+const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
+
+/** What running a group next would do to the memory in use. */
+class Balance {
+  readonly #reads: Ordering["reads"];
+  readonly #kept: ReadonlySet<Node>;
+  /** Intermediates that others read, and how many groups have yet to do so. */
+  readonly #readers = new Map<Node, number>();
+  readonly #taken: ReadonlyMap<Group, number>;
+
+  constructor({ groups, reads, kept }: Ordering) {
+    this.#reads = reads;
+    this.#kept = kept;
+    const computed = new Set(groups.flatMap(membersOf));
+    for (const nodes of reads.values())
+      for (const node of nodes) if (computed.has(node)) this.#readers.set(node, (this.#readers.get(node) ?? 0) + 1);
+    const taken = (group: Group): number =>
+      membersOf(group).reduce((sum, n) => sum + (this.#readers.has(n) ? bytesOf(n) : 0), 0);
+    this.#taken = new Map(groups.map((group) => [group, taken(group)]));
+  }
+
+  /** Bytes taken less bytes given back. */
+  growth(group: Group): number {
+    const given = [...(this.#reads.get(group) ?? [])].reduce(
+      (sum, n) => sum + (this.#readers.get(n) === 1 && !this.#kept.has(n) ? bytesOf(n) : 0),
+      0,
+    );
+    return (this.#taken.get(group) ?? 0) - given;
+  }
+
+  run(group: Group): void {
+    for (const node of this.#reads.get(group) ?? []) {
+      const left = this.#readers.get(node);
+      if (left !== undefined) this.#readers.set(node, left - 1);
+    }
+  }
+}
+
+/** Elements up to which the results of sums are a few scalars. */
+const FEW = 16;
+
+/** Ranks, lowest first. Groups on a cycle, which `order` reports, are left with whatever rank they have. */
+function urgency({ groups, before, writers }: Ordering): ReadonlyMap<Group, number> {
+  const newest = (nodes: readonly Node[]): number => Math.max(...nodes.map((n) => n.id));
+  const own = (g: Group): number => newest(g.cores.length > 0 ? g.cores : membersOf(g)) + (writers.has(g) ? 1e12 : 0);
+  const rank = new Map<Group, number>();
+  const byAge = [...groups].sort((a, b) => newest(membersOf(a)) - newest(membersOf(b)));
+  for (const group of byAge) {
+    const producers = [...(before.get(group) ?? [])].map((p) => rank.get(p) ?? own(p));
+    const yieldsFew =
+      group.kind === "reduce" &&
+      !writers.has(group) &&
+      membersOf(group).every((n) => group.prologue.has(n) || sizeOf(n.shape) <= FEW);
+    rank.set(group, yieldsFew && producers.length > 0 ? Math.min(own(group), Math.max(...producers)) : own(group));
+  }
+  const stack = [...groups];
+  for (let group = stack.pop(); group !== undefined; group = stack.pop()) {
+    const urgent = rank.get(group) ?? 0;
+    for (const producer of before.get(group) ?? []) {
+      if ((rank.get(producer) ?? 0) <= urgent) continue;
+      rank.set(producer, urgent);
+      stack.push(producer);
+    }
+  }
+  return rank;
+}
