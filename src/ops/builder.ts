@@ -154,6 +154,7 @@ export function makeBuilder(node: NodeFactory) {
     exp: unary("exp"),
     log: unary("log"),
     cos: unary("cos"),
+    detach: unary("detach"),
     expm1: unary("expm1"),
     isFinite: unary("isFinite"),
     where: (condition: Node, x: Operand, y: Operand): Node => {

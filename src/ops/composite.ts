@@ -3,6 +3,7 @@ import { BinadeError } from "../errors.ts";
 import { ATTENTION } from "./attention.ts";
 import type { Builder } from "./builder.ts";
 import { CONVOLUTION } from "./convolution.ts";
+import { CHANNEL_NORM } from "./channel-norm.ts";
 import { type Attributes, type CompositeRow, type Infer, type Node, nameRows, numberOf } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
@@ -300,6 +301,7 @@ export const COMPOSITE = nameRows({
   normalizeBackward,
   crossEntropyRows,
   crossEntropyBackward,
+  ...CHANNEL_NORM,
   ...ATTENTION,
   ...CONVOLUTION,
   ...WINDOWS,

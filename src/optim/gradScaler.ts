@@ -4,6 +4,7 @@ import { isFloat } from "../formats/index.ts";
 import { initialLossScale, type LossScaleOptions, type LossScaleRule, lossScaleRule } from "../precision/lossScale.ts";
 import { isPositive, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
+import { decideStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
 import { realize } from "../tensor/realize.ts";
@@ -235,6 +236,7 @@ export class GradScaler {
     const { applied, nonFinite } = countNonFinite(entries, fresh ?? session.checked, again);
     const updates = [...optimizer.updates(trueGrads)];
     for (const [variable, value] of updates) variable.assign(where(applied, value, variable.read()));
+    decideStep(applied);
     session.stepped.set(optimizer, applied);
     for (const [parameter] of entries) session.steppedParameters.add(parameter);
     return this.#outcome(session, { applied, nonFinite, parameters: entries.map(([parameter]) => parameter.name) });

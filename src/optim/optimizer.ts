@@ -1,6 +1,7 @@
 /** What all optimizers share: parameter groups, state variables, the applied clock, and the step as a list of assignments. */
 import { BinadeError } from "../errors.ts";
 import { isNonNegative, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { decideStep } from "../tensor/following.ts";
 import { type Grads, originOf, type Parameters, parametersOf } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { HostNumber, Variable } from "../tensor/variable.ts";
@@ -222,6 +223,7 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
    */
   apply(grads: Grads<"true">): void {
     for (const [variable, value] of this.updates(grads)) variable.assign(value);
+    decideStep(null);
   }
 }
 

@@ -27,3 +27,5 @@ export function requireInteger(subject: string, value: unknown, low: number): vo
 
 export const isPositive = (value: number): boolean => value > 0 && Number.isFinite(value);
 export const isNonNegative = (value: number): boolean => value >= 0 && Number.isFinite(value);
+/** From 0 to 1. */
+export const isFraction = (value: number): boolean => value >= 0 && value <= 1;

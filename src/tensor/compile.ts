@@ -6,6 +6,7 @@ import { showShape } from "../ops/shape.ts";
 import { inRegion } from "../precision/autocast.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
+import { forgetFollowing } from "./following.ts";
 import { launch } from "./realize.ts";
 import { deviceOf, execute, type LeafValue, leafOverBuffer, requireValue, substituteRealized } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
@@ -103,7 +104,10 @@ class Recording<R> {
     const overwritten = leaves.map((leaf) => this.#assigned.some((variable) => variable.isStoredAs(leaf)));
     const captured = this.#leafSources.map((source) => (source.kind === "argument" ? source : atCall(source.value)));
     // A new version begins: graphs built from the old value must not read the new one.
-    for (const variable of this.#assigned) variable.commit();
+    for (const variable of this.#assigned) {
+      variable.commit();
+      forgetFollowing(variable);
+    }
     const buffers = await this.#device.enqueue(async () => {
       await before;
       // An argument is copied where it is the memory of a variable that this very run overwrites.

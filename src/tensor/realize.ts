@@ -3,6 +3,7 @@ import { BinadeError } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
+import { valuesBefore } from "./following.ts";
 import {
   adoptLeaf,
   deviceOf,
@@ -56,9 +57,10 @@ export function launch(nodes: readonly Node[]): Launched {
     works.set(device, work);
     return work;
   };
-  const unknown = [...new Set(nodes)].filter((n) => realizedLeaf(n) === n);
+  const pending = takePending();
+  const unknown = [...new Set([...nodes, ...valuesBefore(pending.keys())])].filter((n) => realizedLeaf(n) === n);
   for (const node of unknown) if (!isLeaf(node)) workOn(deviceOf([node], defaultDevice)).wanted.push(node);
-  for (const [variable, value] of takePending()) {
+  for (const [variable, value] of pending) {
     const { wanted, assigned } = workOn(variable.device);
     assigned.set(variable, value);
     // The old value of a variable that is about to be overwritten is copied out like any other result.

@@ -6,6 +6,7 @@ import { createInput, type Node } from "../ir/graph.ts";
 import { type Shape, sameShape, showShape, sizeOf } from "../ops/shape.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
+import { forgetFollowing } from "./following.ts";
 import { launch } from "./realize.ts";
 import { forgetLeaf, setLeafValue } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
@@ -138,6 +139,7 @@ export class Variable {
       );
     }
     pending.delete(this);
+    forgetFollowing(this);
     this.restore();
     // Assignments of other variables may read the old value; then a new version begins, and nothing computed from the old
     // value passes for a value computed from the new one.
