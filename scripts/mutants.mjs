@@ -87,6 +87,22 @@ const MUTANTS = [
     expected: "replays with new arguments, far beyond the first steps",
   },
   {
+    name: "running statistics moved by a skipped step",
+    file: "src/tensor/following.ts",
+    find: "variable.assign(new Tensor(build.where(applied.node, variable.node, before)));",
+    replace: "void [variable, before, applied, Tensor, build];",
+    test: "test/optim/following.test.ts",
+    expected: "stay as they were when a compiled step is skipped",
+  },
+  {
+    name: "running statistics that ask one optimizer of two",
+    file: "src/tensor/following.ts",
+    find: "rest.reduce((all, one) => all.and(one), first)",
+    replace: "rest.reduce((_all, one) => one, first) && first",
+    test: "test/optim/following.test.ts",
+    expected: "stay as they were when one of two optimizers skips",
+  },
+  {
     name: "gradients unscaled twice",
     file: "src/optim/gradScaler.ts",
     find: 'scaled.cast("float32").mul(inverse).cast(scaled.dtype)',

@@ -62,6 +62,7 @@ export {
   type Parameters,
   type ScaledLoss,
 } from "./tensor/gradients.ts";
+export { type BatchNormOptions, batchNorm, groupNorm, type RunningStatistics } from "./tensor/normalization.ts";
 export { RandomStream } from "./tensor/random.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export { HostNumber, Variable } from "./tensor/variable.ts";

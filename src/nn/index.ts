@@ -1,5 +1,12 @@
 /** Modules, layers and initial values: re-exports only. */
 export {
+  BatchNorm1d,
+  BatchNorm2d,
+  type BatchNormLayerOptions,
+  GroupNorm,
+  type GroupNormOptions,
+} from "./channel-norm.ts";
+export {
   Conv1d,
   Conv2d,
   type ConvolutionLayerOptions,

@@ -2,8 +2,8 @@
 import { BinadeError } from "../errors.ts";
 import { ATTENTION } from "./attention.ts";
 import type { Builder } from "./builder.ts";
-import { CONVOLUTION } from "./convolution.ts";
 import { CHANNEL_NORM } from "./channel-norm.ts";
+import { CONVOLUTION } from "./convolution.ts";
 import { type Attributes, type CompositeRow, type Infer, type Node, nameRows, numberOf } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { extent, type Shape, showShape } from "./shape.ts";

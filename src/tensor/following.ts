@@ -49,9 +49,8 @@ function stepOf(trace: Trace): FollowingStep {
  */
 export function assignFollowing(variable: Variable, value: Tensor): void {
   const trace = currentTrace();
-  if (trace !== null) return stepOf(trace).assign(variable, value);
-  if (eager.isDecided) eager = new FollowingStep();
-  eager.assign(variable, value);
+  if (trace === null && eager.isDecided) eager = new FollowingStep();
+  (trace === null ? eager : stepOf(trace)).assign(variable, value);
 }
 
 /** An optimizer's step, which is applied if the bool scalar `applied` is true, or for certain (null): for use by optimizers. */

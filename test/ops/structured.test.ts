@@ -52,6 +52,35 @@ function convolutionCases(): Record<string, GradientCase[]> {
   };
 }
 
+/** Norms of channels: x, then weight and bias; their statistics over one axis, inner axes, and the outer ones. */
+function channelNormCases(): Record<string, GradientCase[]> {
+  const saved = { eps: 1e-2, saved: "float64", dtype: "float64" };
+  const over = (name: "meanOver" | "varianceOver" | "standardize"): GradientCase[] =>
+    [[0], [2], [0, 2]].map((axes) => ({
+      shapes: [[4, 2, 3]],
+      make: first((x) => squares(b.composite(name, [x], { ...saved, axes }))),
+    }));
+  const norm = (name: "batchNorm" | "groupNorm", ...shapes: readonly (readonly number[])[]): GradientCase[] =>
+    shapes.map((x) => ({
+      shapes: [x, [4], [4]],
+      make: (xs) => squares(b.composite(name, xs, { ...saved, groups: 2 })),
+    }));
+  return {
+    meanOver: over("meanOver"),
+    varianceOver: over("varianceOver"),
+    standardize: over("standardize"),
+    batchNorm: norm("batchNorm", [3, 4], [3, 4, 2], [1, 4, 2, 2]),
+    groupNorm: norm("groupNorm", [2, 4], [2, 4, 2]),
+    batchNormWith: [
+      {
+        shapes: [[3, 2, 2], [2], [2], [2], [2]],
+        low: 0.5,
+        make: (xs) => squares(b.composite("batchNormWith", xs, { eps: 1e-2 })),
+      },
+    ],
+  };
+}
+
 /** Every structured row by name; several cases where one shape does not show everything. */
 const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
   cast: [{ shapes: [[3]], make: first((x) => squares(b.cast(x, "float64"))) }],
@@ -96,6 +125,7 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
     },
   ],
   ...convolutionCases(),
+  ...channelNormCases(),
   sum: [
     { shapes: [[3, 4, 5]], make: first((x) => squares(b.sum(x, [0, 2]))) },
     { shapes: [[3, 1]], make: first((x) => squares(b.sum(x, [1]))) },

@@ -185,6 +185,7 @@ describe("the rows", () => {
       "crossEntropyRows",
       "exp",
       "expm1",
+      "groupNorm",
       "inverseDeviation",
       "log",
       "log1p",
