@@ -14,7 +14,14 @@ export type CorpusFile = { readonly path: string; readonly byteLength: number };
 /** Something in a named folder that was left out, and why. */
 export type SkippedFile = {
   readonly path: string;
-  readonly reason: "binary" | "dot folder" | "linked folder" | "not a file" | "named twice";
+  readonly reason:
+    | "binary"
+    | "dot folder"
+    | "linked folder"
+    | "not a file"
+    | "named twice"
+    | "not in a class folder"
+    | "not PNG or JPEG";
 };
 
 /** Text as bytes, and where it came from. */

@@ -1,0 +1,21 @@
+/** Reading whole files of pictures, none of which may ask for more memory than the machine has. */
+import { readFile } from "node:fs/promises";
+import { totalmem } from "node:os";
+import { BinadeError } from "../errors.ts";
+import { readError } from "./corpus.ts";
+
+/** @throws BinadeError `file.missing` or `file.unreadable`. */
+export async function readFileBytes(path: string): Promise<Uint8Array> {
+  return readFile(path).catch((error: unknown) => {
+    throw readError(path, error);
+  });
+}
+
+/** @throws BinadeError `value.range` where pictures of `byteLength` bytes do not fit into this machine's memory. */
+export function requireMemory(path: string, byteLength: number): void {
+  if (byteLength <= totalmem()) return;
+  throw new BinadeError(
+    "value.range",
+    `${path}: pictures of its size take ${byteLength} bytes together, this machine has ${totalmem()}; give a smaller size to scale them to`,
+  );
+}

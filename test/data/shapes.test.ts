@@ -1,0 +1,69 @@
+/** The generated set: a function of its seed, as described, and nothing but the shape tells the classes apart. */
+import { createHash } from "node:crypto";
+import { describe, expect, it } from "vitest";
+import { channelStatistics, generatedShapes, type Pictures } from "../../src/data/index.ts";
+
+const SMALL = { training: 600, heldOut: 200 };
+const digest = ({ pixels }: Pictures): string => createHash("sha256").update(pixels).digest("hex").slice(0, 16);
+
+describe("generatedShapes", () => {
+  const set = generatedShapes(SMALL);
+
+  it("has ten classes of equal size in pictures of 3 × 32 × 32, and says that it is generated", () => {
+    expect(set.name).toBe("generated shapes, seed 0");
+    for (const [part, count] of [
+      [set.training, 600],
+      [set.heldOut, 200],
+    ] as const) {
+      expect(part).toMatchObject({ channels: 3, height: 32, width: 32 });
+      expect(part.pixels).toHaveLength(count * 3072);
+      expect(new Set(part.classes).size).toBe(10);
+      for (let label = 0; label < 10; label++)
+        expect([...part.labels].filter((l) => l === label)).toHaveLength(count / 10);
+    }
+  });
+
+  it("is the same for the same seed, and a picture does not depend on how many there are", () => {
+    expect(digest(generatedShapes(SMALL).training)).toBe(digest(set.training));
+    const { pixels } = generatedShapes({ training: 700, heldOut: 1 }).training;
+    expect(digest({ ...set.training, pixels: pixels.subarray(0, set.training.pixels.length) })).toBe(
+      digest(set.training),
+    );
+    expect(digest(generatedShapes({ ...SMALL, seed: 1 }).training)).not.toBe(digest(set.training));
+    expect(digest(set.training)).not.toBe(digest(generatedShapes({ ...SMALL, seed: 2 ** 32 }).training));
+  });
+
+  it("has the same bytes on every machine", () => {
+    expect([digest(set.training), digest(set.heldOut)]).toMatchInlineSnapshot(`
+      [
+        "7691589972f8ef2f",
+        "e255b30eb1585052",
+      ]
+    `);
+  });
+
+  it("holds out pictures that it does not train on", () => {
+    const rows = ({ pixels }: Pictures, count: number): string[] =>
+      Array.from({ length: count }, (_, i) =>
+        Buffer.from(pixels.subarray(i * 3072, (i + 1) * 3072)).toString("latin1"),
+      );
+    expect(new Set([...rows(set.training, 600), ...rows(set.heldOut, 200)]).size).toBe(800);
+  });
+
+  it("does not tell a class by colour or brightness", () => {
+    const whole = channelStatistics(set.training);
+    for (let label = 0; label < 10; label++) {
+      const rows = [...set.training.labels.keys()].filter((i) => set.training.labels[i] === label);
+      const pixels = Uint8Array.from(rows.flatMap((i) => [...set.training.pixels.subarray(i * 3072, (i + 1) * 3072)]));
+      const own = channelStatistics({ ...set.training, pixels, labels: new Int32Array(rows.length) });
+      // Means of pictures deviate by about 0.14 from each other: those of 60 of them by 0.14/√60 = 0.018, five times which is a bound.
+      own.mean.forEach((mean, c) => {
+        expect(Math.abs(mean - (whole.mean[c] ?? 0))).toBeLessThan(0.09);
+      });
+    }
+  });
+
+  it.each([{ training: 0 }, { heldOut: 0 }, { seed: -1 }])("%j: refused", (options) => {
+    expect(() => generatedShapes(options)).toThrow(expect.objectContaining({ code: "value.range" }));
+  });
+});
