@@ -15,6 +15,7 @@ const LAYERS = [
   ["tensor"],
   ["nn", "optim", "data"],
   ["train"],
+  ["bench"],
   ["cli", "dashboard"],
   ["index.ts"],
 ];

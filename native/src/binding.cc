@@ -120,6 +120,27 @@ napi_value arenaByteLength(napi_env env, napi_callback_info) {
   return makeNumber(env, static_cast<double>(Engine::instance().arenaByteLength()));
 }
 
+napi_value measurePeak(napi_env env, napi_callback_info info) {
+  napi_value arguments[2];
+  readArguments(env, info, arguments);
+  char name[16] = "";
+  double milliseconds = 0;
+  napi_get_value_string_utf8(env, arguments[0], name, sizeof name, nullptr);
+  napi_get_value_double(env, arguments[1], &milliseconds);
+  const struct {
+    const char* name;
+    PeakKind kind;
+  } kinds[] = {{"float32", PeakKind::float32}, {"bfloat16", PeakKind::bfloat16}, {"memory", PeakKind::memory}};
+  for (const auto& row : kinds) {
+    if (strcmp(row.name, name) != 0) continue;
+    if (!(milliseconds >= 0 && milliseconds <= 10000)) break;
+    return makeNumber(
+        env, Engine::instance().measurePeak(supportedIsa(chosenIsa).burst, row.kind, milliseconds / 1000));
+  }
+  return throwError(env, "measurePeak: expected \"float32\", \"bfloat16\" or \"memory\" and 0 to 10000 milliseconds, got "
+                         "other values");
+}
+
 void finalizeProgram(napi_env, void* data, void*) {
   Program* program = static_cast<Program*>(data);
   {
@@ -342,6 +363,7 @@ napi_value initialize(napi_env env, napi_value exports) {
                    {"setThreads", setThreads},
                    {"threads", threads},
                    {"arenaByteLength", arenaByteLength},
+                   {"measurePeak", measurePeak},
                    {"createProgram", createProgram},
                    {"run", run},
                    {"runSync", runSync}};

@@ -5,23 +5,21 @@
 
 #include "program.h"
 
+#define BINADE_DECLARE(isa)                                                                        \
+  namespace isa {                                                                                  \
+  void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);           \
+  double runBurst(PeakKind kind, int64_t repeats, const void* memory, int64_t byteLength);         \
+  }
+
 namespace binade {
 
-namespace portable {
-void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
-}
+BINADE_DECLARE(portable)
 
 #if defined(__x86_64__)
 
-namespace avx2 {
-void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
-}
-namespace avx512 {
-void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
-}
-namespace avx512bf16 {
-void runProgram(const Program& program, void* const* bases, Pool* pool, Fault* fault);
-}
+BINADE_DECLARE(avx2)
+BINADE_DECLARE(avx512)
+BINADE_DECLARE(avx512bf16)
 
 static bool hasF16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -52,12 +50,12 @@ static InstructionSets detect() {
   // Intel's cores issue one vdpbf16ps every other cycle and two float32 multiply-adds in each: bfloat16 runs at half the
   // rate of float32 there (Sapphire Rapids: 108 against 217 GFLOP/s), on AMD's Zen 5 at twice. Widening while packing is exact.
   const bool preferred = dotProducts && !__builtin_cpu_is("intel");
-  if (preferred) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram};
-  if (hasAvx512()) sets.list[sets.count++] = {"avx512", avx512::runProgram};
-  if (dotProducts && !preferred) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram};
-  if (hasAvx2()) sets.list[sets.count++] = {"avx2", avx2::runProgram};
+  if (preferred) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram, avx512bf16::runBurst};
+  if (hasAvx512()) sets.list[sets.count++] = {"avx512", avx512::runProgram, avx512::runBurst};
+  if (dotProducts && !preferred) sets.list[sets.count++] = {"avx512bf16", avx512bf16::runProgram, avx512bf16::runBurst};
+  if (hasAvx2()) sets.list[sets.count++] = {"avx2", avx2::runProgram, avx2::runBurst};
 #endif
-  sets.list[sets.count++] = {"portable", portable::runProgram};
+  sets.list[sets.count++] = {"portable", portable::runProgram, portable::runBurst};
   return sets;
 }
 

@@ -82,6 +82,14 @@ Outcome Engine::run(uint64_t turn, const Program& program, void** bases, Executo
   return outcome;
 }
 
+double Engine::measurePeak(Burst burst, PeakKind kind, double seconds) {
+  const uint64_t turn = askTurn();
+  awaitTurn(turn);
+  const double rate = binade::measurePeak(poolOfWantedSize(), burst, kind, seconds);
+  endTurn(turn);
+  return rate;
+}
+
 void Engine::setThreads(int threads) {
   const std::lock_guard<std::mutex> lock(mutex_);
   threads_ = threads;

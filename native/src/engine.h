@@ -30,6 +30,8 @@ class Engine {
   /// Waits for the turn, then runs the program unless `cancelled` is set by then. bases[0] is set to the arena here.
   Outcome run(uint64_t turn, const Program& program, void** bases, Executor executor,
               const std::atomic<bool>& cancelled);
+  /// Takes a turn of its own and returns what `measurePeak` does, on the workers of the next run.
+  double measurePeak(Burst burst, PeakKind kind, double seconds);
   /// Workers of the runs that start from now on, the thread that runs included. >= 1.
   void setThreads(int threads);
   int threads();

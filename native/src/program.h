@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core.h"
+#include "peak.h"
 
 namespace binade {
 
@@ -158,6 +159,7 @@ using Executor = void (*)(const Program& program, void* const* bases, Pool* pool
 struct InstructionSet {
   const char* name;
   Executor run;
+  Burst burst;
 };
 int supportedIsaCount();
 const InstructionSet& supportedIsa(int index);

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { BinadeError } from "../errors.ts";
+import { benchCommand } from "./commands/bench.ts";
 import { doctorCommand } from "./commands/doctor.ts";
 import { trainCommand } from "./commands/train.ts";
 import type { OutputStream } from "./render.ts";
@@ -44,6 +45,7 @@ function program(context: CommandContext): Command {
     .option("--no-color", "no colours, as with the environment variable NO_COLOR")
     .addCommand(trainCommand(context))
     .addCommand(doctorCommand(context))
+    .addCommand(benchCommand(context))
     .addHelpText("after", "\nExit status: 0 done, 1 failed, 2 wrong use, 130 interrupted (a checkpoint is left).");
   for (const command of [root, ...root.commands]) {
     command

@@ -1,5 +1,6 @@
 /** docs/cli.md against the command line: every option of --help, every setting's default, every field of every event. */
 import { describe, expect, it } from "vitest";
+import { SUITE_NAMES } from "../../src/bench/suites.ts";
 import { EXIT, runCommandLine } from "../../src/cli/command-line.ts";
 import { EVENT_TYPES } from "../../src/train/events.ts";
 import { PRESETS } from "../../src/train/presets.ts";
@@ -31,6 +32,7 @@ describe("docs/cli.md", () => {
   it.each([
     ["train", "`binade train`"],
     ["doctor", "`binade doctor`"],
+    ["bench", "`binade bench`"],
   ])("lists the options of %s and no others", async (command, title) => {
     const flags = flagsOf(await printed(command, "--help")).filter((flag) => !GLOBAL.includes(flag));
     expect(flags.length).toBeGreaterThan(1);
@@ -66,6 +68,23 @@ describe("docs/cli.md", () => {
       const text = help.slice(help.indexOf(` ${flag} <`)).split(" --")[1];
       expect(text, flag).toContain(`from ${low} to ${high} (`);
     }
+  });
+
+  it("lists what bench times, in the order of the help", async () => {
+    const help = (await printed("bench", "--help")).split("What to time:\n")[1] ?? "";
+    const named = [...help.matchAll(/^ {2}(\w+)/gm)].map((match) => match[1]);
+    expect(named).toEqual(SUITE_NAMES);
+    const rows = tableRows(section(PAGE, "What it times"));
+    expect(rows.map(([cell = ""]) => codes(cell)[0])).toEqual(SUITE_NAMES);
+  });
+
+  it("lists the fields of a result of bench", () => {
+    const source = page("src/bench/measure.ts");
+    const body = source.slice(source.indexOf("export interface BenchResult {")).split("\n}")[0] ?? "";
+    const fields = [...body.matchAll(/^ {2}readonly (\w+)\??:/gm)].map((match) => match[1]);
+    const rows = tableRows(section(PAGE, "Results as JSON"));
+    expect(fields.length).toBeGreaterThan(10);
+    expect(rows.flatMap(([cell = ""]) => codes(cell))).toEqual(fields);
   });
 
   it("lists the exit statuses", () => {

@@ -33,6 +33,12 @@ export interface Addon {
   threads(): number;
   /** Bytes of the arena now. */
   arenaByteLength(): number;
+  /**
+   * The best rate of all threads together, from bursts that fill `milliseconds` (0 to 10000): float operations per second
+   * in registers, as products of that format run on the instruction set in use, or bytes per second read from memory.
+   * Blocks the calling thread; waits for runs called earlier. 0 if there is no memory to read.
+   */
+  measurePeak(kind: "float32" | "bfloat16" | "memory", milliseconds: number): number;
   /** Decodes and checks a program (layout: abi.ts). Throws when the words are malformed. */
   createProgram(words: BigInt64Array): ProgramHandle;
   /**

@@ -1,0 +1,57 @@
+/** The workloads by the names under which `binade bench` knows them. */
+import type { Precision, PresetName } from "../train/presets.ts";
+import { attentionWorkloads, matmulWorkloads, rowWorkloads } from "./kernels.ts";
+import { gptWorkload, mlpWorkload } from "./steps.ts";
+import type { Workload } from "./workload.ts";
+
+interface Suite {
+  /** For the help. */
+  readonly summary: string;
+  /** Whether its workloads differ by precision; else they are float32. */
+  readonly hasPrecision: boolean;
+  workloads(precision: Precision, preset: PresetName): readonly Workload[];
+}
+
+export const SUITES = {
+  matmul: {
+    summary: "products of 256, 512 and 1024 cubed, as NN, NT and TN (T: that operand is transposed)",
+    hasPrecision: true,
+    workloads: matmulWorkloads,
+  },
+  attention: {
+    summary: "causal attention, 8 x 256 tokens, 6 heads of 64, without and with gradients",
+    hasPrecision: true,
+    workloads: attentionWorkloads,
+  },
+  rows: {
+    summary: "layer norm, softmax, column sums and AdamW in float32, which memory bounds",
+    hasPrecision: false,
+    workloads: rowWorkloads,
+  },
+  gpt: {
+    summary: "training step of a GPT of --preset: AdamW, clipping; loss scaling in fp16-mixed",
+    hasPrecision: true,
+    workloads: (precision, preset) => [gptWorkload(preset, precision)],
+  },
+  mlp: {
+    summary: "training step of an MLP 784-512-10, batch 128, SGD",
+    hasPrecision: true,
+    workloads: (precision) => [mlpWorkload(precision)],
+  },
+} as const satisfies Readonly<Record<string, Suite>>;
+
+export type SuiteName = keyof typeof SUITES;
+export const SUITE_NAMES = Object.keys(SUITES) as readonly SuiteName[];
+
+/** The workloads of some suites, in the order of `SUITES`, each in every precision that it has. */
+export function workloadsOf(
+  names: readonly SuiteName[],
+  precisions: readonly Precision[],
+  preset: PresetName,
+): readonly Workload[] {
+  return SUITE_NAMES.filter((name) => names.includes(name)).flatMap((name) => {
+    const suite: Suite = SUITES[name];
+    const wanted: readonly Precision[] = suite.hasPrecision ? precisions : ["fp32"];
+    return wanted.flatMap((precision) => suite.workloads(precision, preset));
+  });
+}
