@@ -11,6 +11,22 @@ const root = fileURLToPath(new URL("../", import.meta.url));
 /** `find` stands exactly once in `file`; `test` is the file, `name` a part of the full name of the test that must fail. */
 const MUTANTS = [
   {
+    name: "recomputed values found in forward",
+    file: "src/autodiff/recompute.ts",
+    find: "barriers.get(node) ?? build.barrier(node, g)",
+    replace: "node",
+    test: "test/autodiff/recompute.test.ts",
+    expected: "keeps what a part reads and returns, not what it makes",
+  },
+  {
+    name: "products held back by what is written into their epilogue later",
+    file: "src/compile/order.ts",
+    find: "newest(g.cores.length > 0 ? g.cores : membersOf(g))",
+    replace: "newest(membersOf(g))",
+    test: "test/compile/schedule.test.ts",
+    expected: "does not hold a product back",
+  },
+  {
     name: "autocast off",
     file: "src/precision/autocast.ts",
     find: 'case "narrow":\n      return current.dtype;',

@@ -25,6 +25,7 @@ export {
   nextLossScale,
 } from "./precision/lossScale.ts";
 export { formatPolicy, type Policy, parsePolicy } from "./precision/policy.ts";
+export { type CheckpointOptions, checkpoint } from "./tensor/checkpoint.ts";
 export { type Compiled, compile, debug } from "./tensor/compile.ts";
 export {
   type ConvolutionOptions,

@@ -5,6 +5,7 @@ import { build, describe, type Node } from "../ir/graph.ts";
 import { postorder } from "../ir/walk.ts";
 import { showShape } from "../ops/shape.ts";
 import { cotangentDType, fanIn, requestedDType } from "./cotangent.ts";
+import { Recomputation } from "./recompute.ts";
 
 /**
  * Gradients of a scalar with respect to `targets`, as graph nodes: the shape and dtype of each target.
@@ -24,7 +25,8 @@ export function gradients(scalar: Node, targets: readonly Node[]): ReadonlyMap<N
       `gradients: ${describe(whole)} holds integers, which have no gradient; pass floating tensors`,
     );
   }
-  return pull(new Map([[scalar, build.constant(1, [], scalar.dtype)]]), targets);
+  const recomputation = new Recomputation(targets);
+  return pull(new Map([[scalar, build.constant(1, [], scalar.dtype)]]), targets, recomputation);
 }
 
 /**
@@ -32,7 +34,12 @@ export function gradients(scalar: Node, targets: readonly Node[]): ReadonlyMap<N
  * ends there. One operand may depend on another (softmaxBackward reads g and out, and g may be made from out); walking
  * on would count that path here and again in the walk outside.
  */
-function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[], within = false): ReadonlyMap<Node, Node> {
+function pull(
+  seeds: ReadonlyMap<Node, Node>,
+  targets: readonly Node[],
+  recomputation: Recomputation,
+  within = false,
+): ReadonlyMap<Node, Node> {
   const isTarget = new Set(targets);
   const nodes = dependents(
     postorder([...seeds.keys()], (node) => within && isTarget.has(node)),
@@ -46,7 +53,7 @@ function pull(seeds: ReadonlyMap<Node, Node>, targets: readonly Node[], within =
     if (uses === undefined) continue;
     const g = fanIn(uses, cotangentDType(node));
     if (isTarget.has(node)) result.set(node, build.cast(g, node.dtype));
-    if (!within || !isTarget.has(node)) spread(node, g, nodes, contributions);
+    if (!within || !isTarget.has(node)) spread(node, g, nodes, contributions, recomputation);
   }
   return result;
 }
@@ -60,9 +67,15 @@ function dependents(nodes: readonly Node[], wanted: ReadonlySet<Node>): Readonly
   return active;
 }
 
-function spread(node: Node, g: Node, active: ReadonlySet<Node>, contributions: Map<Node, Node[]>): void {
+function spread(
+  node: Node,
+  g: Node,
+  active: ReadonlySet<Node>,
+  contributions: Map<Node, Node[]>,
+  recomputation: Recomputation,
+): void {
   if (!node.inputs.some((n) => active.has(n))) return;
-  const cotangents = operandCotangents(node, g, active);
+  const cotangents = operandCotangents(node, g, active, recomputation);
   // One entry per operand: an operand read twice by one node contributes twice.
   node.inputs.forEach((input, i) => {
     const cotangent = active.has(input) ? cotangents[i]?.() : undefined;
@@ -77,18 +90,27 @@ function operandCotangents(
   node: Node,
   g: Node,
   active: ReadonlySet<Node>,
+  recomputation: Recomputation,
 ): readonly ((() => Node) | null | undefined)[] {
   const { op, inputs, attributes } = node;
   if (op.vjp === "none") return [];
+  const seen = inputs.map((input) => recomputation.seenFrom(node, input, g));
   if (op.vjp !== "decompose")
-    return op.vjp({ b: build, g, out: node, ins: inputs, attributes, wanted: inputs.map(requestedDType) });
+    return op.vjp({
+      b: build,
+      g,
+      out: recomputation.seenFrom(node, node, g),
+      ins: seen,
+      attributes,
+      wanted: inputs.map(requestedDType),
+    });
   if (op.kind !== "composite")
     throw new BinadeError("internal", `internal: ${op.name} has neither a gradient nor a decomposition`);
-  const distinct = [...new Set(inputs)].filter((n) => active.has(n));
-  const through = pull(new Map([[op.decompose(build, inputs, attributes), g]]), distinct, true);
+  const distinct = [...new Set(seen.filter((_, i) => active.has(inputs[i] as Node)))];
+  const through = pull(new Map([[op.decompose(build, seen, attributes), g]]), distinct, recomputation, true);
   // The pulled cotangent of an operand already covers all its positions: it is handed over once.
-  return inputs.map((input, i) => {
+  return seen.map((input, i) => {
     const cotangent = through.get(input);
-    return cotangent === undefined || inputs.indexOf(input) !== i ? null : () => cotangent;
+    return cotangent === undefined || seen.indexOf(input) !== i ? null : () => cotangent;
   });
 }

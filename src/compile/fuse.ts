@@ -1,7 +1,19 @@
 /** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
 import type { Node } from "../ir/graph.ts";
 import { reshapeView, type Shape, sameShape, sizeOf } from "../ops/shape.ts";
-import { inlined, isCopy, isRandom, type Reader, readersOf, reordersOperand, type Source, sourceOf } from "./inline.ts";
+import {
+  awaitedBy,
+  inlined,
+  isCopy,
+  isRandom,
+  memoryOf,
+  type Reader,
+  readersOf,
+  reordersOperand,
+  type Source,
+  sourceOf,
+  storedBehind,
+} from "./inline.ts";
 import type { KernelKind, Request } from "./program.ts";
 
 /** Nodes that one kernel computes. `domain` is what its pointwise part runs over: for a core with an epilogue, the core's result. */
@@ -79,7 +91,7 @@ export function partition(nodes: readonly Node[], request: Request, fuse: boolea
 export const isInput = (node: Node): boolean => node.op.kind === "source" && node.op.source === "input";
 
 function requiredNodes(request: Request): ReadonlySet<Node> {
-  return new Set([...request.outputs, ...request.assignments.values()].map((n) => sourceOf(n).base));
+  return new Set([...request.outputs, ...request.assignments.values()].map((n) => memoryOf(sourceOf(n).base)));
 }
 
 class Fusion {
@@ -108,7 +120,12 @@ class Fusion {
     const found = node.inputs.flatMap((input) => {
       const source = sourceOf(input);
       if (this.#inline.has(source.base)) return this.#operands(source.base);
-      return isInput(source.base) ? [] : [source];
+      const memory = memoryOf(source.base);
+      if (memory === source.base) return isInput(memory) ? [] : [source];
+      // Through a barrier, an operand is read from memory, never from a kernel's registers, and after what the barrier awaits.
+      return [memory, ...storedBehind(awaitedBy(source.base), this.#inline)].flatMap((base) =>
+        isInput(base) ? [] : [{ ...source, base, linear: false }],
+      );
     });
     this.#operandsOf.set(node, found);
     return found;
@@ -120,6 +137,28 @@ class Fusion {
     for (const node of computed) if (HAS_PROLOGUE.has(kindOf(node))) this.#pull(node, readers, required);
     for (const node of computed) this.absorb(node);
     this.joinSiblings((cluster) => cluster.kind === "reduce");
+    for (const cluster of [...this.#clusters]) this.#joinReaderOfBarrier(cluster);
+  }
+
+  /**
+   * What backward computes anew from a value joins the kernel that reads that value for its gradient: the operand is loaded
+   * once, and expressions that both contain (the error function of GELU) are evaluated once.
+   */
+  #joinReaderOfBarrier(cluster: Cluster): void {
+    if (cluster.kind !== "pointwise") return;
+    const read = barriersOf(cluster.epilogue);
+    if (read.size === 0) return;
+    for (const other of this.#clusters) {
+      if (other === cluster || !HAS_EPILOGUE.has(other.kind) || !this.#isSmall(other, cluster)) continue;
+      const [core] = other.cores;
+      if (other.kind === "row" && core !== undefined && sizeOf(core.shape) !== sizeOf(operandDomain(core))) continue;
+      if (![...barriersOf(other.epilogue)].some((barrier) => read.has(barrier))) continue;
+      if (!this.#fits(domainOf(other), cluster.epilogue)) continue;
+      if (this.#reaches(other, cluster) || this.#reaches(cluster, other)) continue;
+      for (const node of cluster.epilogue) this.#move(node, other, other.epilogue);
+      this.#clusters.delete(cluster);
+      return;
+    }
   }
 
   /** Draws into a core's prologue the expressions that nobody else reads: they cost no memory there. */
@@ -315,6 +354,18 @@ class Fusion {
     }
     return false;
   }
+}
+
+/** Barriers that nodes read element for element. */
+function barriersOf(nodes: Iterable<Node>): ReadonlySet<Node> {
+  const found = new Set<Node>();
+  for (const node of nodes) {
+    for (const input of node.inputs) {
+      const { base, linear } = sourceOf(input);
+      if (linear && base !== memoryOf(base)) found.add(base);
+    }
+  }
+  return found;
 }
 
 const newestOf = (cluster: Cluster): number => Math.max(...[...cluster.members()].map((n) => n.id));

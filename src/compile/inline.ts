@@ -24,7 +24,7 @@ export function sourceOf(node: Node): Source {
 
 function trace(node: Node): Source {
   const [x] = node.inputs;
-  if (node.op.kind !== "movement" || x === undefined) return itself(node);
+  if (node.op.kind !== "movement" || x === undefined || isBarrier(node)) return itself(node);
   const below = sourceOf(x);
   const view = node.op.view(below.view, node.shape, node.attributes);
   if (view === null) return itself(node);
@@ -33,6 +33,28 @@ function trace(node: Node): Source {
 }
 
 const itself = (node: Node): Source => ({ base: node, view: contiguousView(node.shape), linear: true });
+
+export const isBarrier = (node: Node): boolean => node.op.kind === "movement" && node.op.opaque === true;
+
+/** The node or leaf whose memory a base is read from: itself, or what stands behind barriers. */
+export function memoryOf(base: Node): Node {
+  const [x] = base.inputs;
+  return x !== undefined && isBarrier(base) ? memoryOf(sourceOf(x).base) : base;
+}
+
+/** What must be known before a base is read: what the barriers on it wait for. */
+export function awaitedBy(base: Node): readonly Node[] {
+  const [x, after] = base.inputs;
+  return x !== undefined && after !== undefined && isBarrier(base) ? [after, ...awaitedBy(sourceOf(x).base)] : [];
+}
+
+/** The memory that `nodes` are read from, seen through inlined expressions. */
+export function storedBehind(nodes: readonly Node[], inline: ReadonlySet<Node>): readonly Node[] {
+  return nodes.flatMap((node) => {
+    const { base } = sourceOf(node);
+    return inline.has(base) ? storedBehind(base.inputs, inline) : [memoryOf(base)];
+  });
+}
 
 const CHEAP_CHAIN = 4;
 
@@ -57,11 +79,13 @@ export interface Reader {
 export function readersOf(nodes: readonly Node[]): ReadonlyMap<Node, readonly Reader[]> {
   const readers = new Map<Node, Reader[]>();
   for (const node of nodes) {
-    if (node.op.kind === "movement" && !isCopy(node)) continue;
-    for (const input of node.inputs) {
+    if (node.op.kind === "movement" && !isCopy(node) && !isBarrier(node)) continue;
+    // A barrier reads its first operand alone, and like memory: what stands behind it is stored.
+    const read = isBarrier(node) ? node.inputs.slice(0, 1) : node.inputs;
+    for (const input of read) {
       const { base } = sourceOf(input);
       const list = readers.get(base) ?? [];
-      list.push({ node, direct: base === input });
+      list.push({ node, direct: base === input && !isBarrier(node) });
       readers.set(base, list);
     }
   }
@@ -69,7 +93,8 @@ export function readersOf(nodes: readonly Node[]): ReadonlyMap<Node, readonly Re
 }
 
 /** A movement that strides cannot express from its operand's stored elements: a kernel of its own. */
-export const isCopy = (node: Node): boolean => node.op.kind === "movement" && sourceOf(node).base === node;
+export const isCopy = (node: Node): boolean =>
+  node.op.kind === "movement" && sourceOf(node).base === node && !isBarrier(node);
 
 function chainLength(
   node: Node,
@@ -127,7 +152,7 @@ const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype
 function operandBytes(operands: readonly Node[], known: ReadonlyMap<Node, number>): number {
   return operands.reduce((sum, n) => {
     const { base } = sourceOf(n);
-    if (base.op.kind === "source") return sum;
+    if (memoryOf(base).op.kind === "source") return sum;
     return sum + (known.has(base) ? operandBytes([...new Set(base.inputs)], known) : bytesOf(base));
   }, 0);
 }

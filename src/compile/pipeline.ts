@@ -6,7 +6,7 @@ import { verify } from "../ir/verify.ts";
 import { topological } from "../ir/walk.ts";
 import { contiguousView, sizeOf } from "../ops/shape.ts";
 import { type Group, isInput, type Partition, partition } from "./fuse.ts";
-import { sourceOf } from "./inline.ts";
+import { isBarrier, memoryOf, sourceOf } from "./inline.ts";
 import { planOffsets } from "./memory.ts";
 import type { Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
 import { readsOf, type Schedule, schedule } from "./schedule.ts";
@@ -71,7 +71,12 @@ class Assembly {
     for (const [variable, value] of this.#plan.inPlace) this.#slots.set(value, this.#slotOf(variable));
     const outputs = this.#request.outputs.map((node) => this.#placeOutput(node));
     for (const [variable, value] of this.#plan.copies)
-      this.#copies.push({ value, slot: this.#slotOf(variable), commits: true, staged: isInput(sourceOf(value).base) });
+      this.#copies.push({
+        value,
+        slot: this.#slotOf(variable),
+        commits: true,
+        staged: isInput(memoryOf(sourceOf(value).base)),
+      });
     const stored = this.#storedNodes();
     this.#measure(stored);
     const { offsets, byteLength } = planOffsets(this.#lifetimes);
@@ -93,7 +98,7 @@ class Assembly {
   }
 
   #slotOf(node: Node): StorageSlot {
-    const slot = this.#slots.get(node);
+    const slot = this.#slots.get(memoryOf(node));
     invariant(slot !== undefined, () => `${describe(node)} has no storage`);
     return slot;
   }
@@ -102,7 +107,8 @@ class Assembly {
   #placeOutput(node: Node): number {
     const binding = this.#bind("output", node);
     const source = sourceOf(node);
-    if (source.base === node && !this.#slots.has(node) && !isInput(node)) this.#slots.set(node, { binding });
+    if (source.base === node && !this.#slots.has(node) && !isInput(node) && !isBarrier(node))
+      this.#slots.set(node, { binding });
     else this.#copies.push({ value: node, slot: { binding }, commits: false, staged: false });
     return binding;
   }
@@ -112,9 +118,13 @@ class Assembly {
     const stored = new Set<Node>();
     for (const group of this.#plan.order)
       for (const node of readsOf(group, this.#parts.inline)) if (!isInput(node)) stored.add(node);
-    for (const { value } of this.#copies) if (!isInput(sourceOf(value).base)) stored.add(sourceOf(value).base);
+    const add = (node: Node): void => {
+      const memory = memoryOf(sourceOf(node).base);
+      if (!isInput(memory)) stored.add(memory);
+    };
+    for (const { value } of this.#copies) add(value);
     for (const value of this.#plan.inPlace.values()) stored.add(value);
-    for (const node of this.#request.outputs) if (!isInput(sourceOf(node).base)) stored.add(sourceOf(node).base);
+    for (const node of this.#request.outputs) add(node);
     return stored;
   }
 
@@ -128,7 +138,7 @@ class Assembly {
       }
       for (const node of readsOf(group, this.#parts.inline)) this.#extend(node, at);
     });
-    for (const { value } of this.#copies) this.#extend(sourceOf(value).base, end);
+    for (const { value } of this.#copies) this.#extend(memoryOf(sourceOf(value).base), end);
     for (const copy of this.#copies) {
       if (!copy.staged) continue;
       // A variable that takes another leaf's old value reads it before anything is overwritten.
@@ -198,7 +208,7 @@ class Assembly {
         before.push(copyKernel(value, from, middle));
         staged.push(copyKernel(value, middle, to));
       } else if (isCommit) commits.push(copyKernel(value, from, to));
-      else if (isInput(base) && this.#request.assignments.has(base)) before.push(copyKernel(value, from, to));
+      else if (this.#request.assignments.has(memoryOf(base))) before.push(copyKernel(value, from, to));
       else outputs.push(copyKernel(value, from, to));
     }
     return { before, after: [...outputs, ...commits, ...staged] };

@@ -2,7 +2,7 @@
 import type { Node } from "../ir/graph.ts";
 import { sameShape } from "../ops/shape.ts";
 import { type Group, isInput, type Partition } from "./fuse.ts";
-import { sourceOf } from "./inline.ts";
+import { awaitedBy, memoryOf, sourceOf, storedBehind } from "./inline.ts";
 import { type Edges, membersOf, order } from "./order.ts";
 import type { Request } from "./program.ts";
 
@@ -24,21 +24,39 @@ export function readsOf(group: Group, inline: ReadonlySet<Node>): ReadonlySet<No
     for (const input of node.inputs) {
       const { base } = sourceOf(input);
       if (inline.has(base)) visit(base);
-      else if (!own.has(base)) reads.add(base);
+      else if (!own.has(base)) reads.add(memoryOf(base));
     }
   };
   for (const node of own) visit(node);
   return reads;
 }
 
+/** What each group waits for without reading it: what barriers await. */
+function awaitedByGroup(group: Group, inline: ReadonlySet<Node>): ReadonlySet<Node> {
+  const seen = new Set<Node>();
+  const awaited = new Set<Node>();
+  const visit = (node: Node): void => {
+    for (const input of node.inputs) {
+      const { base } = sourceOf(input);
+      if (seen.has(base)) continue;
+      seen.add(base);
+      if (inline.has(base)) visit(base);
+      for (const stored of storedBehind(awaitedBy(base), inline)) awaited.add(stored);
+    }
+  };
+  for (const node of membersOf(group)) visit(node);
+  return awaited;
+}
+
 export function schedule({ groups, inline }: Partition, request: Request): Schedule {
   const owner = new Map<Node, Group>();
   for (const group of groups) for (const node of membersOf(group)) owner.set(node, group);
   const reads = new Map(groups.map((group) => [group, readsOf(group, inline)]));
+  const waits = new Map(groups.map((group) => [group, awaitedByGroup(group, inline)]));
   const inPlace = new Map<Node, Node>();
   const copies = new Map<Node, Node>();
   const taken = new Set<Node>();
-  const kept = new Set([...request.outputs, ...request.assignments.values()].map((n) => sourceOf(n).base));
+  const kept = new Set([...request.outputs, ...request.assignments.values()].map((n) => memoryOf(sourceOf(n).base)));
   for (const [variable, value] of request.assignments) {
     const source = sourceOf(value);
     const direct =
@@ -47,7 +65,7 @@ export function schedule({ groups, inline }: Partition, request: Request): Sched
     (direct ? inPlace : copies).set(variable, value);
   }
   for (;;) {
-    const edges = dependencies(groups, reads, owner, inPlace);
+    const edges = dependencies(groups, reads, waits, owner, inPlace);
     const writers = new Set(
       [...inPlace.values()].map((value) => owner.get(value)).filter((g): g is Group => g !== undefined),
     );
@@ -66,7 +84,7 @@ function overwritable(group: Group | undefined, variable: Node, value: Node, inl
     node.inputs.every((input) => {
       const { base, linear } = sourceOf(input);
       if (inline.has(base)) return elementwise(base);
-      return base !== variable || linear;
+      return memoryOf(base) !== variable || linear;
     });
   return membersOf(group).every(elementwise);
 }
@@ -75,6 +93,7 @@ function overwritable(group: Group | undefined, variable: Node, value: Node, inl
 function dependencies(
   groups: readonly Group[],
   reads: ReadonlyMap<Group, ReadonlySet<Node>>,
+  waits: ReadonlyMap<Group, ReadonlySet<Node>>,
   owner: ReadonlyMap<Node, Group>,
   inPlace: ReadonlyMap<Node, Node>,
 ): Edges {
@@ -86,6 +105,10 @@ function dependencies(
       const value = isInput(node) ? inPlace.get(node) : undefined;
       const writer = value === undefined ? undefined : owner.get(value);
       if (writer !== undefined && writer !== group) before.get(writer)?.add(group);
+    }
+    for (const node of waits.get(group) ?? []) {
+      const producer = owner.get(node);
+      if (producer !== undefined && producer !== group) before.get(group)?.add(producer);
     }
   }
   return before;

@@ -4,7 +4,7 @@ import { build, createNode, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
 import type { OpOf, PointwiseRow } from "../ops/define.ts";
 import { isContiguous, sameShape, sizeOf } from "../ops/shape.ts";
-import { sourceOf } from "./inline.ts";
+import { isBarrier, memoryOf, sourceOf } from "./inline.ts";
 import type { Capabilities, Request } from "./program.ts";
 
 /** Claimed composites stay; the rest become simpler rows. */
@@ -101,7 +101,8 @@ const castOfCast: Rule = (node) => {
 const movementOfCast: Rule = (node) => {
   const [inner] = node.inputs;
   const x = inner?.inputs[0];
-  if (node.op.kind !== "movement" || inner === undefined || x === undefined || !isCast(inner)) return undefined;
+  if (node.op.kind !== "movement" || isBarrier(node) || inner === undefined || x === undefined || !isCast(inner))
+    return undefined;
   const moved = createNode(node.op, [x], node.attributes);
   return readsAsStored(inner, moved) ? build.cast(moved, node.dtype) : undefined;
 };
@@ -109,7 +110,8 @@ const movementOfCast: Rule = (node) => {
 const castOfMovement: Rule = (node) => {
   const [inner] = node.inputs;
   const x = inner?.inputs[0];
-  if (!isCast(node) || inner?.op.kind !== "movement" || x === undefined || readsAsStored(node, inner)) return undefined;
+  if (!isCast(node) || inner?.op.kind !== "movement" || isBarrier(inner) || x === undefined) return undefined;
+  if (readsAsStored(node, inner)) return undefined;
   // A slice would cast what it leaves out.
   return sizeOf(inner.shape) < sizeOf(x.shape)
     ? undefined
@@ -118,7 +120,7 @@ const castOfMovement: Rule = (node) => {
 
 /** The cast's operand is what memory holds: a leaf, or the narrower form. */
 function readsAsStored(cast: Node, x: Node): boolean {
-  return byteSize(x.dtype) <= byteSize(cast.dtype) || sourceOf(x).base.op.kind === "source";
+  return byteSize(x.dtype) <= byteSize(cast.dtype) || memoryOf(sourceOf(x).base).op.kind === "source";
 }
 
 /** Placing widened parts is widening the placed parts. */
@@ -147,7 +149,7 @@ const movementOfLiteral: Rule = (node) => {
 const movementOfMovement: Rule = (node) => {
   const [inner] = node.inputs;
   const x = inner?.inputs[0];
-  if (node.op.kind !== "movement" || inner === undefined || x === undefined) return undefined;
+  if (node.op.kind !== "movement" || isBarrier(node) || inner === undefined || x === undefined) return undefined;
   if (sameShape(inner.shape, node.shape) && isIdentity(node)) return inner;
   const statesShape = Object.keys(node.attributes).join() === "shape";
   const composable = statesShape && inner.op === node.op;
@@ -156,6 +158,15 @@ const movementOfMovement: Rule = (node) => {
     : composable
       ? x
       : undefined;
+};
+
+/** A barrier stands on what is stored: views are made anew over it. */
+const barrierOfMovement: Rule = (node) => {
+  const [inner, after] = node.inputs;
+  const x = inner?.inputs[0];
+  if (!isBarrier(node) || inner?.op.kind !== "movement" || x === undefined || after === undefined) return undefined;
+  const below = build.barrier(x, after);
+  return isBarrier(inner) ? below : createNode(inner.op, [below], inner.attributes);
 };
 
 function isIdentity(node: Node): boolean {
@@ -201,6 +212,7 @@ const RULES: readonly Rule[] = [
   castOfMovement,
   placementOfCasts,
   movementOfMovement,
+  barrierOfMovement,
   transposeOfProduct,
   multiplyByOne,
 ];

@@ -33,6 +33,27 @@ export function attributesKey(attributes: Attributes): string {
 
 /** The node of `op` over `inputs`; equal calls return the same object. Throws where the row's shape or dtype rule refuses. */
 export function createNode(op: Op, inputs: readonly Node[], attributes: Attributes = {}): Node {
+  const node = findOrMake(op, inputs, attributes);
+  requested?.add(node);
+  return node;
+}
+
+let requested: Set<Node> | null = null;
+
+/** Runs `body`; the nodes that it asked for, made before or not. */
+export function requestedNodes<T>(body: () => T): { readonly result: T; readonly nodes: ReadonlySet<Node> } {
+  const before = requested;
+  const nodes = new Set<Node>();
+  requested = nodes;
+  try {
+    return { result: body(), nodes };
+  } finally {
+    requested = before;
+    for (const node of nodes) before?.add(node);
+  }
+}
+
+function findOrMake(op: Op, inputs: readonly Node[], attributes: Attributes): Node {
   const key = `${opId(op)}|${inputs.map((n) => n.id).join(",")}|${attributesKey(attributes)}`;
   const known = interned.get(key)?.deref();
   if (known !== undefined) return known;

@@ -1,6 +1,7 @@
 /** A GPT: pre-norm transformer decoder with learned positions, exact GELU, and a head of its own. */
 import { BinadeError } from "../errors.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
+import { checkpoint } from "../tensor/checkpoint.ts";
 import { scaledDotProductAttention } from "../tensor/functions.ts";
 import { RandomStream } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -151,9 +152,14 @@ export interface GPTOptions {
   readonly seed?: number;
   /** Masks come from here instead of a stream of the model's own. */
   readonly random?: RandomStream;
+  /**
+   * Blocks whose values backward recomputes (see `checkpoint`): "all", or positions from 0 on. Default none, which leaves the
+   * choice to `compile(fn, { memoryBudget })`. Loss and gradients have the same bits either way.
+   */
+  readonly checkpointBlocks?: "all" | readonly number[];
 }
 
-const KEYS = ["vocabulary", "context", "layers", "heads", "width", "dropout", "seed", "random"];
+const KEYS = ["vocabulary", "context", "layers", "heads", "width", "dropout", "seed", "random", "checkpointBlocks"];
 /** Standard deviation of initial weights. Source: Radford et al. 2019, GPT-2. */
 const DEVIATION = 0.02;
 
@@ -167,7 +173,7 @@ const DEVIATION = 0.02;
  * const loss = autocast("bfloat16", () => crossEntropy(model.forward(tokens), targets));
  */
 export class GPT extends Module {
-  readonly options: Readonly<Required<Omit<GPTOptions, "random">>>;
+  readonly options: Readonly<Required<Omit<GPTOptions, "random" | "checkpointBlocks">>>;
   /** Position in the sequence of dropout masks; in checkpoints as the buffer "random". */
   readonly random: RandomStream;
   readonly dropout: Dropout;
@@ -176,6 +182,7 @@ export class GPT extends Module {
   readonly blocks: readonly Block[];
   readonly finalNorm: LayerNorm;
   readonly head: Linear;
+  readonly #recomputed: ReadonlySet<number>;
 
   constructor(options: GPTOptions) {
     super();
@@ -185,6 +192,7 @@ export class GPT extends Module {
     requireInteger("GPT: context", context, 1);
     requireInteger("GPT: layers", layers, 1);
     requireHeads("GPT", width, heads);
+    this.#recomputed = recomputedBlocks(options.checkpointBlocks ?? [], layers);
     this.options = { vocabulary, context, layers, heads, width, dropout, seed };
     this.random = options.random ?? new RandomStream(seed);
     this.dropout = new Dropout(dropout, { random: this.random });
@@ -215,7 +223,10 @@ export class GPT extends Module {
     const time = this.#requireTokens(tokens);
     const positions = this.positionEmbedding.weight.read().slice(0, 0, time);
     const embedded = this.dropout.forward(this.tokenEmbedding.forward(tokens).add(positions));
-    const hidden = this.blocks.reduce((x, block) => block.forward(x), embedded);
+    const hidden = this.blocks.reduce(
+      (x, block, i) => checkpoint(() => block.forward(x), { when: this.#recomputed.has(i) ? "always" : "budget" }),
+      embedded,
+    );
     return this.head.forward(this.finalNorm.forward(hidden));
   }
 
@@ -234,4 +245,15 @@ export class GPT extends Module {
       `GPT: expected tokens of int32, uint32 or uint8, got ${dtype}; cast them, for instance tokens.cast("int32")`,
     );
   }
+}
+
+function recomputedBlocks(chosen: "all" | readonly number[], layers: number): ReadonlySet<number> {
+  const blocks = Array.from({ length: layers }, (_, i) => i);
+  if (chosen === "all") return new Set(blocks);
+  const wrong = Array.isArray(chosen) ? chosen.find((i) => !blocks.includes(i)) : chosen;
+  if (wrong === undefined) return new Set(chosen);
+  throw new BinadeError(
+    "option.invalid",
+    `GPT: checkpointBlocks: expected "all" or positions from 0 to ${layers - 1}, got ${JSON.stringify(wrong)}; leave out what is not a block`,
+  );
 }

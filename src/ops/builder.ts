@@ -106,6 +106,7 @@ export function makeBuilder(node: NodeFactory) {
     node,
     constant,
     literal,
+    barrier: (x: Node, after: Node): Node => node(MOVEMENT.barrier, [x, after]),
     pointwise,
     broadcastTo,
     cast,

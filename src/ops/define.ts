@@ -85,11 +85,15 @@ export interface PointwiseRow extends Row {
   readonly copies?: Readonly<Record<number, number>>;
   /** Changes the dtype and nothing else: its gradient is the cotangent in the operand's dtype. */
   readonly converts?: boolean;
+  /** Backward computes the result anew from the operand, which it reads anyway, instead of keeping both. */
+  readonly recompute?: true;
 }
 
 /** The same elements seen through other strides; null when strides cannot express it (a copy is made first). */
 export interface MovementRow extends Row {
   readonly kind: "movement";
+  /** No rewrite and no fusion looks through it: what is built over it is computed apart from what is built over its operand. */
+  readonly opaque?: true;
   readonly view: (view: View, out: Shape, attributes: Attributes) => View | null;
 }
 

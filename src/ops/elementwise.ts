@@ -236,7 +236,7 @@ export const ELEMENTWISE = nameRows({
     vjp: ({ g, ins: [x] }) => [div(g, add(c(1), exp(neg(x))))],
   }),
   gelu: pointwise({
-    arity: 1, accepts: "float", result: "same", autocast: "as-is", ulps: 6, domain: wideDomain,
+    arity: 1, accepts: "float", result: "same", autocast: "as-is", recompute: true, ulps: 6, domain: wideDomain,
     value: (x) => mul(mul(c(0.5), x), add(c(1), erf(mul(x, c(SQRT_HALF))))),
     vjp: ({ g, ins: [x] }) => [
       mul(g, add(mul(c(0.5), add(c(1), erf(mul(x, c(SQRT_HALF))))), mul(x, mul(c(NORMAL_PEAK), exp(mul(c(-0.5), mul(x, x))))))),
@@ -244,7 +244,7 @@ export const ELEMENTWISE = nameRows({
     reference: "Hendrycks, Gimpel 2016, arXiv:1606.08415",
   }),
   geluTanh: pointwise({
-    arity: 1, accepts: "float", result: "same", autocast: "as-is", ulps: 6, domain: wideDomain,
+    arity: 1, accepts: "float", result: "same", autocast: "as-is", recompute: true, ulps: 6, domain: wideDomain,
     value: (x) => mul(mul(c(0.5), x), add(c(1), tanh(mul(c(SQRT_2_OVER_PI), add(x, mul(c(TANH_CUBIC), mul(x, mul(x, x)))))))),
     vjp: ({ g, ins: [x] }) => {
       const t = tanh(mul(c(SQRT_2_OVER_PI), add(x, mul(c(TANH_CUBIC), mul(x, mul(x, x))))));

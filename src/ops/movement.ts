@@ -203,4 +203,19 @@ function boxesAlong(shapes: readonly Shape[], axis: number): readonly (readonly 
   });
 }
 
-export const MOVEMENT = nameRows({ cast, reshape, permute, broadcast, slice, pad, concatenate, windows });
+/**
+ * The first operand under another name, to be read once the second is known. Equal structure is one node, so that whatever
+ * backward computes anew would be found in forward, and kept; over a barrier it is another node, and it is not computed before
+ * its cotangent has arrived (autodiff/recompute.ts). It is no copy: it has its operand's memory.
+ */
+const barrier: MovementRow = {
+  kind: "movement",
+  opaque: true,
+  autocast: "as-is",
+  infer: ([x]) => ({ shape: x?.shape ?? [], dtype: x?.dtype ?? "float32" }),
+  view: (view) => view,
+  vjp: ({ g }) => [() => g, null],
+  reference: "optimization_barrier of XLA, which JAX's rematerialisation uses to the same end",
+};
+
+export const MOVEMENT = nameRows({ cast, reshape, permute, broadcast, slice, pad, concatenate, windows, barrier });

@@ -60,7 +60,7 @@ export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): 
 /** One recording: the request with its placeholders, the variables it assigns, and how to rebuild what it returned. */
 class Recording<R> {
   readonly #signature: string;
-  readonly #trace: Trace = { guards: [], probes: [], atEnd: new Map() };
+  readonly #trace: Trace = { guards: [], probes: [], atEnd: new Map(), checkpoints: { seen: 0, chosen: 0 } };
   readonly #device: Device;
   readonly #prepared: ReturnType<Device["prepare"]>;
   readonly #leafSources: readonly LeafSource[];

@@ -103,6 +103,7 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
     },
     { shapes: [[2, 3]], make: first((x) => squares(b.concatenate([x, x], 0))) },
   ],
+  barrier: [{ shapes: [[2, 3]], make: first((x) => squares(b.barrier(x, x))) }],
   windows: [
     { shapes: [[2, 7]], make: first((x) => squares(b.windows(x, { kernel: [3], stride: [2], dilation: [1] }))) },
     {

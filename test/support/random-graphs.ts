@@ -225,6 +225,8 @@ const random: Rule = (x, _, n) => {
 /** One value in every element, in a dtype that may round it. */
 const filled: Rule = (x, _, n) => b.node(OPS.full, [], { value: (n % 11) / 7, shape: x.shape, dtype: float(x).dtype });
 
+const barrier: Rule = (x, y) => b.barrier(x, y);
+
 const RULES: readonly Rule[] = [
   unary,
   unary,
@@ -240,6 +242,7 @@ const RULES: readonly Rule[] = [
   reshape,
   permute,
   permutedUnary,
+  barrier,
   broadcast,
   slice,
   pad,
