@@ -1,35 +1,59 @@
-// Row arithmetic of attention: the exponential, the softmax of a row of scores and its backward, on padded rows.
+// Row arithmetic of attention: exponentials, running maxima and sums of the softmax, the gradient of scores.
 //
-// A row has `visible` meaningful values and `padded` in all, a multiple of the panel width and so of `lanes`. Sums and
-// maxima keep one vector of partial results, combined in order at the end: the order depends on shape and instruction
-// set alone.
+// Scores arrive in units of log 2 (the product scales them), so that one power of two replaces the exponential. A row's
+// first `visible` values count; it is `padded` long, a multiple of `lanes`. Sums and maxima keep one partial result per
+// lane, combined in order at the end: the order depends on shape and instruction set alone.
 #pragma once
-#include "gemm_block.h"
+#include "attention_tile.h"
 
 namespace binade {
 namespace BINADE_ISA {
 
-#if defined(__AVX512F__)
-constexpr int lanes = 16;
-#elif defined(__AVX2__)
-constexpr int lanes = 8;
-#else
-constexpr int lanes = 4;
-#endif
-static_assert(panelColumns % lanes == 0, "rows padded to panels are whole vectors");
-
-using Floats = float __attribute__((vector_size(lanes * 4)));
-using Integers = int32_t __attribute__((vector_size(lanes * 4)));
+constexpr float log2OfE = 0x1.715476p+0f, logOf2 = 0x1.62e430p-1f;
 
 static inline float infinity() { return floatOfBits(0x7f800000u); }
 
-static inline Floats loadFloats(const float* source) {
-  Floats values;
-  __builtin_memcpy(&values, source, sizeof values);
-  return values;
+static inline bool isFiniteFloat(float x) { return (bitsOfFloat(x) & 0x7f800000u) != 0x7f800000u; }
+
+static inline Floats greater(Floats a, Floats b) { return a > b ? a : b; }
+
+/// 2^x within 2 ulps for x <= 127; 0 from about -126.5 down, infinity from 127.5 up to 128; NaN stays NaN.
+static inline Floats powerOfTwo(Floats x) {
+  x = greater(Floats{} - 127.0f, x);
+  // Adding 1.5 · 2^23 + 127 leaves the nearest integer, biased as an exponent, in the low mantissa bits.
+  const Floats magic = Floats{} + 12583039.0f;
+  const Floats shifted = x + magic;
+  const Floats f = x - (shifted - magic);
+  // Minimax on |f| <= 1/2: weighted least squares on Chebyshev nodes, coefficients rounded one after the other.
+  Floats y = multiplyAdd(Floats{} + 0x1.417aacp-13f, f, Floats{} + 0x1.5f094ap-10f);
+  y = multiplyAdd(y, f, Floats{} + 0x1.3b2dd2p-7f);
+  y = multiplyAdd(y, f, Floats{} + 0x1.c6af7ap-5f);
+  y = multiplyAdd(y, f, Floats{} + 0x1.ebfbdcp-3f);
+  y = multiplyAdd(y, f, Floats{} + 0x1.62e430p-1f);
+  y = multiplyAdd(y, f, Floats{} + 1.0f);
+  return y * (Floats)((Integers)shifted << 23);
 }
 
-static inline void storeFloats(float* target, Floats values) { __builtin_memcpy(target, &values, sizeof values); }
+/// Each value rounded to the format, still as float32.
+template <DType format>
+static inline Floats roundFloats(Floats x) {
+  if constexpr (format == DType::bfloat16) {
+    const Integers bits = (Integers)x;
+    const Integers rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & static_cast<int32_t>(0xffff0000u);
+    return x == x ? (Floats)rounded : x;
+  } else if constexpr (format == DType::float16) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    return (Floats)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int l = 0; l < lanes; ++l) x[l] = float16ToFloat(floatToFloat16(x[l]));
+    return x;
+#endif
+  } else {
+    return x;
+  }
+}
 
 static inline float sumLanes(Floats values) {
   float sum = values[0];
@@ -37,70 +61,37 @@ static inline float sumLanes(Floats values) {
   return sum;
 }
 
-/// exp(x) to about 1 ulp for any x, subnormal results included; NaN stays NaN.
-static inline Floats exponential(Floats x) {
-  // Above `most` the result is infinity, below `least` it is 0; in between, n stays in [-150, 128]. Comparisons are
-  // false for NaN. What gives 0 (masked scores, mostly) is computed as exp(0) and replaced: a product that underflows
-  // costs some processors a hundred cycles.
-  const Floats least = Floats{} - 104.0f, most = Floats{} + 89.0f;
-  const Integers vanishes = x < least;
-  x = vanishes ? Floats{} : x;
-  x = x > most ? most : x;
-  // Adding 1.5 · 2^23 leaves the nearest integer in the low mantissa bits.
-  const Floats magic = Floats{} + 12582912.0f;
-  const Floats shifted = x * 1.44269504f + magic;
-  const Floats n = shifted - magic;
-  const Integers integer = (Integers)shifted - (Integers)magic;
-  // ln 2 in two parts: 355/512 has nine bits, so n times it is exact, and so is the first difference.
-  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  // Taylor's series to r^7; |r| <= ln 2 / 2, so the rest is below 6e-9.
-  Floats y = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
-  y = y * r + 1.0f / 120.0f;
-  y = y * r + 1.0f / 24.0f;
-  y = y * r + 1.0f / 6.0f;
-  y = y * r + 0.5f;
-  y = y * r * r + r + 1.0f;
-  // 2^n as a product of two normal powers, because 2^n itself may be subnormal or infinite.
-  const Integers half = integer >> 1;
-  y = y * (Floats)((half + 127) << 23) * (Floats)((integer - half + 127) << 23);
-  return vanishes ? Floats{} : y;
+static inline float greatestOfRow(const float* row, int64_t padded) {
+  Floats greatest = loadFloats(row);
+  for (int64_t j = lanes; j < padded; j += lanes) greatest = greater(loadFloats(row + j), greatest);
+  alignas(64) float each[lanes];
+  storeFloats(each, greatest);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) each[l] = each[l] > each[l + half] ? each[l] : each[l + half];
+  return each[0];
 }
 
-/// Turns a row of raw scores into exp(scale · s - max), zeros beyond `visible` >= 1; returns their sum, gives the max.
-static inline float exponentiateRow(float* row, int64_t visible, int64_t padded, float scale, float* maximum) {
-  for (int64_t j = visible; j < padded; ++j) row[j] = -infinity();
-  Floats greatest = Floats{} - infinity();
-  for (int64_t j = 0; j < visible; ++j) row[j] *= scale;
+/// Turns scores into p = 2^(score - shift), rounded to the format; `sums`, one per lane, takes p before it is rounded.
+template <DType format>
+static inline void exponentiateRow(float* row, int64_t padded, float shift, float* sums) {
+  Floats sum = loadFloats(sums);
   for (int64_t j = 0; j < padded; j += lanes) {
-    const Floats values = loadFloats(row + j);
-    greatest = values > greatest ? values : greatest;
+    const Floats p = powerOfTwo(loadFloats(row + j) - shift);
+    sum += p;
+    storeFloats(row + j, roundFloats<format>(p));
   }
-  float most = greatest[0];
-  for (int l = 1; l < lanes; ++l) most = greatest[l] > most ? greatest[l] : most;
-  Floats sums{};
+  storeFloats(sums, sum);
+}
+
+/// Turns scores into p = 2^(score - shift) and dp into ds = scale · p · (dp - delta), both rounded to the format.
+template <DType format>
+static inline void gradientRow(float* row, float* dp, int64_t padded, float shift, float delta, float scale) {
   for (int64_t j = 0; j < padded; j += lanes) {
-    const Floats p = exponential(loadFloats(row + j) - most);
-    storeFloats(row + j, p);
-    sums += p;
+    const Floats p = powerOfTwo(loadFloats(row + j) - shift);
+    const Floats ds = (p * (loadFloats(dp + j) - delta)) * scale;
+    storeFloats(row + j, roundFloats<format>(p));
+    storeFloats(dp + j, roundFloats<format>(ds));
   }
-  // Scores that are all -infinity make -infinity minus itself, a NaN, also where the row is only padding.
-  for (int64_t j = visible; j < padded; ++j) row[j] = 0.0f;
-  *maximum = most;
-  return sumLanes(sums);
-}
-
-/// Recomputes p = exp(scale · s - logSumExp) in place, zeros beyond `visible`.
-static inline void probabilityRow(float* row, int64_t visible, int64_t padded, float scale, float logSumExp) {
-  for (int64_t j = 0; j < padded; j += lanes)
-    storeFloats(row + j, exponential(loadFloats(row + j) * scale - logSumExp));
-  for (int64_t j = visible; j < padded; ++j) row[j] = 0.0f;
-}
-
-/// Turns dp into ds = scale · p · (dp - delta) in place, zeros beyond `visible`.
-static inline void scoreGradientRow(const float* p, float* dp, int64_t visible, int64_t padded, float scale,
-                                    float delta) {
-  for (int64_t j = 0; j < padded; ++j) dp[j] = scale * (p[j] * (dp[j] - delta));
-  for (int64_t j = visible; j < padded; ++j) dp[j] = 0.0f;
 }
 
 /// Σ a[i] · b[i] over `padded` values, a multiple of `lanes`.
