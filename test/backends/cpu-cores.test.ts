@@ -179,6 +179,7 @@ describe.each(ISAS)("attention on %s", (isa) => {
     [2, 9, 14, 1, 80, false],
     [1, 12, 7, 2, 4, true],
     [1, 130, 130, 1, 64, true],
+    [1, 210, 300, 4, 4, true],
   ];
   it.each(
     sizes,
