@@ -1,4 +1,5 @@
 /** Whole training steps: forward, backward, unscaling, clipping, update, and the loss read back. */
+import { ByteBatches } from "../data/batches.ts";
 import { GPT } from "../nn/gpt.ts";
 import { Linear, ReLU, Sequential } from "../nn/layers.ts";
 import type { Module } from "../nn/module.ts";
@@ -10,6 +11,7 @@ import { tensor } from "../tensor/create.ts";
 import { crossEntropy } from "../tensor/functions.ts";
 import { gradients } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { languageTask } from "../train/language.ts";
 import { PRESETS, type Precision, type PresetName } from "../train/presets.ts";
 import { computeDType, Session } from "../train/session.ts";
 import { numbers, type Prepared, peakOf, type Workload } from "./workload.ts";
@@ -28,16 +30,18 @@ export function gptWorkload(preset: PresetName, precision: Precision): Workload 
   return step(`gpt ${preset}`, precision, () => {
     const { batch, layers, heads, width, context } = PRESETS[preset];
     const model = new GPT({ vocabulary: VOCABULARY, layers, heads, width, context });
-    const session = new Session(model, { precision, steps: 1000, learningRate: 1e-3 });
     const positions = batch * context;
-    const tokens = Int32Array.from({ length: positions }, (_, i) => (i * 2654435761) >>> 24);
-    const targets = tokens.map((token) => (token * 7 + 1) & (VOCABULARY - 1));
+    const bytes = Uint8Array.from({ length: 3 * positions }, (_, i) => (i * 2654435761) >>> 24);
+    const training = new ByteBatches(bytes, { batch, context });
+    const task = languageTask({ model, data: { name: "bench", byteLength: bytes.length, sha256: "", training } });
+    const session = new Session(task, { precision, steps: 1000, learningRate: 1e-3 });
+    const data = task.batch(0);
     return {
       // Each parameter multiplies each token once forward and twice backward; attention has two products of context × width.
       operations: 6 * model.parameterCount * positions + 12 * layers * width * context * positions,
       bytes: null,
       run: async () => {
-        await session.step({ tokens, targets });
+        await session.step(data);
       },
       plannedBytes: () => session.plannedBytes,
     };

@@ -1,4 +1,5 @@
 /** Numbers, sizes and durations as short text of one column per character; the same in every language. */
+import type { Throughput } from "../train/task.ts";
 
 /** A loss: four decimals, or four digits where it is large. */
 export function formatLoss(loss: number): string {
@@ -18,6 +19,12 @@ export function formatCount(count: number): string {
   }
   if (prefix === 0) return String(Math.round(scaled));
   return `${scaled.toFixed(scaled < 9.995 ? 2 : scaled < 99.95 ? 1 : 0)}${prefixes[prefix]}`;
+}
+
+/** A throughput with its unit: `12.3k tok/s`, `950 pic/s`; nothing where there is none. */
+export function formatRate({ tokensPerSecond, picturesPerSecond }: Throughput): string {
+  if (tokensPerSecond !== undefined) return `${formatCount(tokensPerSecond)} tok/s`;
+  return picturesPerSecond === undefined ? "" : `${formatCount(picturesPerSecond)} pic/s`;
 }
 
 /** Bytes with a decimal unit: `512 B`, `12.3 MB`. */

@@ -1,7 +1,7 @@
 /** The line under a running training: what it shows, and what it leaves out when the terminal is narrow. Pure. */
 
 import type { StepEvent } from "../train/events.ts";
-import { formatCount, formatDuration, formatLoss, formatScale } from "./format.ts";
+import { formatCount, formatDuration, formatLoss, formatRate, formatScale } from "./format.ts";
 
 /** What the line shows. */
 export type Progress = {
@@ -22,7 +22,7 @@ export function progressParts(progress: Progress): { shown: readonly string[]; k
   const { latest, steps, remainingMs, showsScale } = progress;
   const count = `${latest.step}/${steps}`;
   const loss = `loss ${formatLoss(latest.loss)}`;
-  const rate = `${formatCount(latest.tokensPerSecond)} tok/s`;
+  const rate = formatRate(latest);
   const scale = showsScale ? [`scale ${formatScale(latest.lossScale)}`] : [];
   const skipped = latest.skippedSteps > 0 ? [`${formatCount(latest.skippedSteps)} skipped`] : [];
   const left = remainingMs === undefined ? [] : [`${formatDuration(remainingMs)} left`];

@@ -10,7 +10,8 @@ import type {
   TrainEvent,
 } from "../train/events.ts";
 import { encodeEvent } from "../train/jsonl.ts";
-import { formatBytes, formatCount, formatDuration, formatLoss, formatScale, printable } from "./format.ts";
+import { confusionLines } from "./confusion.ts";
+import { formatBytes, formatCount, formatDuration, formatLoss, formatRate, formatScale, printable } from "./format.ts";
 import { type Progress, progressLine, progressParts } from "./progress-line.ts";
 
 /** What a renderer writes to; `process.stdout` and `process.stderr` are such streams. */
@@ -166,7 +167,19 @@ export class ProgressRenderer implements Renderer {
       this.#checkpoint === undefined ? [] : [["checkpoint", checkpointText(this.#checkpoint)] as const];
     const next = resume === undefined ? [] : [["continue", resume] as const];
     this.#print(table([...doneFacts(event, this.#started?.steps ?? event.step), ...checkpoint, ...next]));
+    if (event.confusion !== undefined) this.#confusion(event.confusion);
     if (event.sample !== undefined) this.#print(["sample", printable(event.sample, true)]);
+  }
+
+  #confusion(confusion: NonNullable<DoneEvent["confusion"]>): void {
+    const classes = this.#started?.classes ?? confusion.map((_, i) => `${i}`);
+    const heading = "confusion   rows: the class, columns: what it was taken for";
+    this.#print([heading.slice(0, this.#width), ...confusionLines(classes, confusion, this.#width)]);
+  }
+
+  /** One column stays free: some terminals wrap as soon as the last one is filled. */
+  get #width(): number {
+    return (this.#stream.columns || DEFAULT_COLUMNS) - 1;
   }
 
   /** Whole lines in place of the progress line, which comes back with the next step that may draw it. */
@@ -177,9 +190,7 @@ export class ProgressRenderer implements Renderer {
 
   #draw(now: number): void {
     if (this.#latest === undefined) return;
-    // One column stays free: some terminals wrap as soon as the last one is filled.
-    const width = (this.#stream.columns || DEFAULT_COLUMNS) - 1;
-    const { bar, text } = progressLine(this.#progress(this.#latest), width);
+    const { bar, text } = progressLine(this.#progress(this.#latest), this.#width);
     this.#stream.write(`\r${this.#paint(bar, "green")}${text}\x1b[K`);
     this.#isLineOpen = true;
     this.#drawnAtMs = now;
@@ -235,28 +246,45 @@ const checkpointText = ({ path, byteLength }: CheckpointedEvent): string =>
 
 function milestoneLine(event: EvaluatedEvent | CheckpointedEvent): string {
   return event.type === "evaluated"
-    ? `step ${event.step}: held-out loss ${formatLoss(event.heldOutLoss)}, ${event.bitsPerByte.toFixed(3)} bits per byte`
+    ? `step ${event.step}: held-out loss ${heldOutText(event)}`
     : `step ${event.step}: checkpoint ${checkpointText(event)}`;
 }
 
+/** A held-out loss and what goes with it, or nothing. */
+function heldOutText({ heldOutLoss, bitsPerByte, accuracy }: Partial<EvaluatedEvent> | DoneEvent): string {
+  if (typeof heldOutLoss !== "number") return "";
+  const bits = bitsPerByte === undefined ? "" : `, ${bitsPerByte.toFixed(3)} bits per byte`;
+  const right = accuracy === undefined ? "" : `, accuracy ${(100 * accuracy).toFixed(2)} %`;
+  return formatLoss(heldOutLoss) + bits + right;
+}
+
+/** "2000 bytes" of text; of pictures, how many there are. */
+function dataText({ byteLength, training, heldOut }: StartedEvent["data"]): string {
+  if (training === undefined) return `${byteLength} bytes`;
+  return `${plural(training, "picture")} to train on, ${heldOut ?? 0} held out`;
+}
+
 function startedFacts(event: StartedEvent): Fact[] {
-  const { parameters, ...settings } = event.model;
+  const { parameters, kind, ...settings } = event.model;
   const model = Object.entries(settings).map(([name, value]) => `${name} ${value}`);
+  const name = kind === undefined ? "" : `${kind}, `;
+  const batch =
+    event.context === undefined ? plural(event.batch, "picture") : `${event.batch} x ${event.context} tokens`;
   const from = event.step > 0 ? `, from step ${event.step}` : "";
   return [
-    ["data", `${event.data.name}, ${event.data.byteLength} bytes`],
+    ["data", `${event.data.name}, ${dataText(event.data)}`],
     ["sha256", event.data.sha256],
-    ["model", `${formatCount(parameters)} parameters${model.length > 0 ? `: ${model.join(", ")}` : ""}`],
+    ["model", `${name}${formatCount(parameters)} parameters${model.length > 0 ? `: ${model.join(", ")}` : ""}`],
     ["precision", `${event.precision} on ${event.device}, ${plural(event.threads, "thread")}`],
-    ["run", `${plural(event.steps, "step")} of ${event.batch} x ${event.context} tokens, seed ${event.seed}${from}`],
+    ["run", `${plural(event.steps, "step")} of ${batch}, seed ${event.seed}${from}`],
   ];
 }
 
 function doneFacts(event: DoneEvent, steps: number): Fact[] {
-  const { loss, heldOutLoss } = event;
-  const speed = loss === null ? "" : `, ${formatCount(event.tokensPerSecond)} tok/s`;
-  const heldOut =
-    heldOutLoss === null ? "" : `${formatLoss(heldOutLoss)}, ${(heldOutLoss / Math.LN2).toFixed(3)} bits per byte`;
+  const { loss } = event;
+  const rate = formatRate(event);
+  const speed = loss === null || rate === "" ? "" : `, ${rate}`;
+  const heldOut = heldOutText(event);
   return [
     [event.reason, `step ${event.step} of ${steps} in ${formatDuration(event.elapsedMs)}${speed}`],
     ...(loss === null ? [] : [["loss", formatLoss(loss)] as const]),

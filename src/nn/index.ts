@@ -46,3 +46,11 @@ export {
   Tanh,
 } from "./layers.ts";
 export { Module } from "./module.ts";
+export {
+  ResidualBlock,
+  type ResidualBlockOptions,
+  ResNet,
+  type ResNetOptions,
+  resnet20,
+  type Shortcut,
+} from "./resnet.ts";

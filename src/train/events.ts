@@ -17,12 +17,23 @@ export type StartedEvent = {
   readonly seed: number;
   /** The attempted step at which the run will be finished. */
   readonly steps: number;
-  /** Windows per batch. */
+  /** Windows of text or pictures per batch. */
   readonly batch: number;
-  /** Tokens per window. */
-  readonly context: number;
-  /** The training data: its name, length in bytes, and SHA-256 in hexadecimal digits. */
-  readonly data: { readonly name: string; readonly byteLength: number; readonly sha256: string };
+  /** Tokens per window, of a model of text. */
+  readonly context?: number;
+  /** Names of the classes by label, of a classifier. */
+  readonly classes?: readonly string[];
+  /**
+   * The data: its name, length in bytes, and SHA-256 in hexadecimal digits; of pictures also how many are trained on and
+   * held out.
+   */
+  readonly data: {
+    readonly name: string;
+    readonly byteLength: number;
+    readonly sha256: string;
+    readonly training?: number;
+    readonly heldOut?: number;
+  };
 };
 
 /** A step was attempted, and its loss was read. */
@@ -30,7 +41,7 @@ export type StepEvent = {
   readonly type: "step";
   /** Attempted steps so far, this one included. */
   readonly step: number;
-  /** Mean training loss of this step's batch in nats per token; not finite if the forward pass overflowed. */
+  /** Mean training loss of this step's batch in nats per token or picture; not finite if the forward pass overflowed. */
   readonly loss: number;
   /** Learning rate of this step. */
   readonly learningRate: number;
@@ -38,8 +49,10 @@ export type StepEvent = {
   readonly gradientNorm: number;
   /** Factor of the loss in this step; 1 without loss scaling. */
   readonly lossScale: number;
-  /** Training throughput since the previous step event, in tokens per second. */
-  readonly tokensPerSecond: number;
+  /** Training throughput of this step, of a model of text. */
+  readonly tokensPerSecond?: number;
+  /** Training throughput of this step, of a classifier. */
+  readonly picturesPerSecond?: number;
   /** Milliseconds since the run started. */
   readonly elapsedMs: number;
   /** Skipped steps so far. */
@@ -66,10 +79,14 @@ export type EvaluatedEvent = {
   readonly type: "evaluated";
   /** Attempted steps so far. */
   readonly step: number;
-  /** Mean loss over the evaluation windows in nats per token. */
+  /** Mean loss over the held-out windows or pictures, in nats per token or picture. */
   readonly heldOutLoss: number;
-  /** The same in bits per byte: `heldOutLoss` / ln 2 where a token is a byte. */
-  readonly bitsPerByte: number;
+  /** The same in bits per byte, of a model of text: `heldOutLoss` / ln 2 where a token is a byte. */
+  readonly bitsPerByte?: number;
+  /** Share of the held-out pictures whose class was found, of a classifier. */
+  readonly accuracy?: number;
+  /** `confusion[c][g]` held-out pictures of class c were taken for class g, of a classifier. */
+  readonly confusion?: readonly (readonly number[])[];
   /** Milliseconds since the run started. */
   readonly elapsedMs: number;
 };
@@ -106,14 +123,22 @@ export type DoneEvent = {
   readonly type: "done";
   /** Attempted steps so far. */
   readonly step: number;
-  /** Training loss of the last step in nats per token, or null if none was made. */
+  /** Training loss of the last step in nats per token or picture, or null if none was made. */
   readonly loss: number | null;
-  /** Last held-out loss in nats per token, or null if there was no evaluation. */
+  /** Last held-out loss in nats per token or picture, or null if there was no evaluation. */
   readonly heldOutLoss: number | null;
+  /** As in the last `evaluated` event. */
+  readonly bitsPerByte?: number;
+  /** As in the last `evaluated` event. */
+  readonly accuracy?: number;
+  /** As in the last `evaluated` event. */
+  readonly confusion?: readonly (readonly number[])[];
   /** Milliseconds since the run started. */
   readonly elapsedMs: number;
-  /** Mean training throughput of the run in tokens per second. */
-  readonly tokensPerSecond: number;
+  /** Mean training throughput of the run, of a model of text. */
+  readonly tokensPerSecond?: number;
+  /** Mean training throughput of the run, of a classifier. */
+  readonly picturesPerSecond?: number;
   /** Skipped steps so far. */
   readonly skippedSteps: number;
   /** Whether all steps were made, or the user ended the run. */
@@ -126,7 +151,7 @@ export type DoneEvent = {
  * Everything a run reports. `step` counts attempted steps, skipped ones included.
  *
  * @example
- * for await (const event of run) if (event.type === "evaluated") console.log(event.step, event.bitsPerByte);
+ * for await (const event of run) if (event.type === "evaluated") console.log(event.step, event.heldOutLoss);
  */
 export type TrainEvent =
   | StartedEvent

@@ -16,6 +16,7 @@ const NON_FINITE_FIELDS: ReadonlySet<string> = new Set([
   "lossScaleBefore",
   "lossScaleAfter",
   "tokensPerSecond",
+  "picturesPerSecond",
   "heldOutLoss",
   "bitsPerByte",
   "elapsedMs",

@@ -1,4 +1,4 @@
-/** Named sizes of the GPT that `binade train` trains. */
+/** Named sizes of what `binade train` trains. */
 
 /** Dimensions of a GPT and of its batches. */
 export interface Preset {
@@ -23,6 +23,23 @@ export const PRESETS = {
 } as const satisfies Readonly<Record<string, Preset>>;
 
 export type PresetName = keyof typeof PRESETS;
+
+/** Depth of a residual network, and its batches. */
+export interface ResNetPreset {
+  /** Layers with weights, 6 n + 2. */
+  readonly depth: number;
+  /** Pictures per step. */
+  readonly batch: number;
+  readonly steps: number;
+  /** Peak learning rate of a default run. */
+  readonly learningRate: number;
+}
+
+/** `s`: 0.3 million parameters; `m`: 0.5 million and eight times as many pictures. */
+export const RESNET_PRESETS = {
+  s: { depth: 20, batch: 64, steps: 1000, learningRate: 0.1 },
+  m: { depth: 32, batch: 128, steps: 4000, learningRate: 0.1 },
+} as const satisfies Readonly<Record<string, ResNetPreset>>;
 
 /** The precisions of a run: what the matrix products see. Weights, moments and gradients are float32 in all of them. */
 export const PRECISIONS = ["fp32", "bf16-mixed", "fp16-mixed"] as const;

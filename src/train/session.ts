@@ -1,9 +1,7 @@
 /** One run's optimizer and scaler, and its two compiled programs: the step and the evaluation. */
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { ByteBatch, EvaluationBatches } from "../data/batches.ts";
 import { BinadeError } from "../errors.ts";
 import type { HalfDType } from "../formats/table.ts";
-import { AdamW } from "../optim/adam.ts";
 import { clipByGlobalNorm, globalNorm } from "../optim/clip.ts";
 import { GradScaler } from "../optim/gradScaler.ts";
 import { type ReadOutcome, readOutcome } from "../optim/outcome.ts";
@@ -14,26 +12,25 @@ import { requireInteger } from "../precision/options.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Device } from "../tensor/device.ts";
-import { crossEntropy } from "../tensor/functions.ts";
 import { gradients } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import { PRECISIONS, type Precision } from "./presets.ts";
-import type { TrainableModel } from "./trainer.ts";
+import type { HostBatch, Scores, Task, TaskOptimizer } from "./task.ts";
 
-/** What decides a run besides model and data. */
+/** What decides a run besides its task. */
 export interface Hyperparameters {
   readonly precision: Precision;
   /** Attempted steps of the whole run, at least 1. */
   readonly steps: number;
-  /** Peak learning rate, after a linear warm-up and before a cosine decay to a tenth of it. */
+  /** Peak learning rate, after a linear warm-up and before a cosine decay to the task's last rate. */
   readonly learningRate: number;
   /** Applied steps of warm-up. Default: a twentieth of the run, at most 200. */
   readonly warmupSteps?: number;
-  /** Decoupled weight decay. Default 0.1. */
+  /** As the task's optimizer has it. Default: the task's. */
   readonly weightDecay?: number;
-  /** Largest global norm of the gradients. Default 1. */
-  readonly clipNorm?: number;
+  /** Largest global norm of the gradients; null does not clip. Default: the task's. */
+  readonly clipNorm?: number | null;
   /** Seed of the run: reported and stored. Default 0. */
   readonly seed?: number;
   /** How the loss scale of fp16-mixed starts and moves. Default as in `GradScaler`. */
@@ -63,14 +60,16 @@ export const computeDType = (precision: Precision): HalfDType | false => COMPUTE
 export class Session {
   readonly device: Device;
   readonly settings: SessionSettings;
-  readonly #model: TrainableModel;
-  readonly #optimizer: AdamW;
+  readonly #task: Task;
+  readonly #optimizer: TaskOptimizer;
   readonly #scaler: GradScaler;
   readonly #step: Compiled<[Tensor, Tensor], ReturnType<Session["record"]>>;
-  readonly #evaluate: Compiled<[Tensor, Tensor], Tensor>;
+  readonly #evaluate: Compiled<[Tensor, Tensor], readonly Tensor[]>;
 
-  constructor(model: TrainableModel, options: Hyperparameters) {
-    const { precision, steps, learningRate, seed = 0, weightDecay = 0.1, clipNorm = 1, lossScale } = options;
+  constructor(task: Task, options: Hyperparameters) {
+    const { defaults, evaluation } = task;
+    const { precision, steps, learningRate, seed = 0, lossScale } = options;
+    const { weightDecay = defaults.weightDecay, clipNorm = defaults.clipNorm } = options;
     if (!PRECISIONS.includes(precision)) {
       throw new BinadeError(
         "option.invalid",
@@ -79,41 +78,44 @@ export class Session {
     }
     requireInteger("train: steps", steps, 1);
     const warmupSteps = options.warmupSteps ?? Math.min(200, Math.floor(steps / 20));
-    const [first] = model.parameters();
+    const [first] = task.model.parameters();
     if (first === undefined)
       throw new BinadeError("option.invalid", "train: the model has no parameters; give one that has");
     this.device = first.device;
     const own = { steps, learningRate, seed, weightDecay, clipNorm, warmupSteps };
     this.settings = { ...own, ...(lossScale === undefined ? {} : { lossScale }) };
-    this.#model = model;
-    const lr = warmupCosine({ warmup: warmupSteps, total: steps, peak: learningRate, floor: learningRate / 10 });
-    this.#optimizer = new AdamW(model, { lr, weightDecay, betas: [0.9, 0.95] });
+    this.#task = task;
+    const floor = learningRate * defaults.finalRate;
+    const lr = warmupCosine({ warmup: warmupSteps, total: steps, peak: learningRate, floor });
+    this.#optimizer = task.optimizer({ lr, weightDecay });
     this.#scaler = new GradScaler({ ...lossScale, enabled: precision === "fp16-mixed" });
     const dtype = computeDType(precision);
-    this.#step = compile((tokens: Tensor, targets: Tensor) => this.record(tokens, targets, dtype));
-    this.#evaluate = compile((tokens: Tensor, targets: Tensor) =>
-      autocast(dtype, () => crossEntropy(model.forward(tokens), targets)),
+    this.#step = compile((inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype));
+    this.#evaluate = compile((inputs: Tensor, targets: Tensor) =>
+      autocast(dtype, () => evaluation?.record(inputs, targets) ?? []),
     );
   }
 
   /** One training step as a graph. */
-  record(tokens: Tensor, targets: Tensor, dtype: HalfDType | false) {
-    const loss = autocast(dtype, () => crossEntropy(this.#model.forward(tokens), targets));
-    const grads = this.#scaler.unscale(gradients(this.#scaler.scale(loss), this.#model), this.#optimizer);
+  record(inputs: Tensor, targets: Tensor, dtype: HalfDType | false) {
+    const { model } = this.#task;
+    const { clipNorm } = this.settings;
+    const loss = autocast(dtype, () => this.#task.loss(inputs, targets));
+    const grads = this.#scaler.unscale(gradients(this.#scaler.scale(loss), model), this.#optimizer);
     const learningRate = this.#optimizer.learningRate();
+    const clipped = clipNorm === null ? grads : clipByGlobalNorm(grads, clipNorm);
     // Clipping scales finite gradients by at most 1: nothing new to check.
-    const outcome = this.#scaler.step(this.#optimizer, clipByGlobalNorm(grads, this.settings.clipNorm), {
-      checkGradients: false,
-    });
+    const outcome = this.#scaler.step(this.#optimizer, clipped, { checkGradients: false });
     this.#scaler.update();
     return { loss, learningRate, gradientNorm: globalNorm(grads), outcome };
   }
 
   /** Everything that a checkpoint holds, by name. */
   get variables(): ReadonlyMap<string, Variable> {
+    const { model } = this.#task;
     const parts: readonly (readonly [string, ReadonlyMap<string, Variable>])[] = [
-      ["model", this.#model.namedParameters()],
-      ["buffer", this.#model.namedBuffers()],
+      ["model", model.namedParameters()],
+      ["buffer", model.namedBuffers()],
       ["optimizer", this.#optimizer.namedState()],
       ["scaler", this.#scaler.namedState()],
     ];
@@ -127,15 +129,20 @@ export class Session {
     return this.#step.arenaByteLength;
   }
 
-  #tensors({ tokens, targets }: Pick<ByteBatch, "tokens" | "targets">): [Tensor, Tensor] {
-    const { context } = this.#model;
-    const shape = [tokens.length / context, context];
-    return [tensor(tokens, { shape, device: this.device }), tensor(targets, { shape, device: this.device })];
+  #tensors({ inputs, targets }: HostBatch): [Tensor, Tensor] {
+    const { device } = this;
+    return [
+      tensor(inputs.values, { shape: inputs.shape, device }),
+      tensor(targets.values, { shape: targets.shape, device }),
+    ];
   }
 
-  async step(batch: Pick<ByteBatch, "tokens" | "targets">): Promise<StepResult> {
+  /** @param meanwhile runs on this thread while the step runs on the device's. */
+  async step(batch: HostBatch, meanwhile: () => void = () => undefined): Promise<StepResult> {
     const inputs = this.#tensors(batch);
-    const { loss, learningRate, gradientNorm, outcome } = await this.#step(...inputs);
+    const running = this.#step(...inputs);
+    // The call is handed to the device in a microtask; work for this thread comes after.
+    const [{ loss, learningRate, gradientNorm, outcome }] = await Promise.all([running, nextTurn().then(meanwhile)]);
     const result = {
       loss: await loss.item(),
       learningRate: await learningRate.item(),
@@ -149,23 +156,26 @@ export class Session {
     return result;
   }
 
-  /** Mean loss over all held-out batches, in nats per token; null if the signal ended it. */
-  async evaluate(batches: EvaluationBatches, signal?: AbortSignal): Promise<number | null> {
-    const wasTraining = this.#model.training;
-    this.#model.evaluate();
+  /** Scores over all held-out batches; null without any, or if the signal ended it. */
+  async evaluate(signal?: AbortSignal): Promise<Scores | null> {
+    const { model, evaluation } = this.#task;
+    if (evaluation === null) return null;
+    const wasTraining = model.training;
+    model.evaluate();
     try {
-      let sum = 0;
-      for (let i = 0; i < batches.count; i++) {
+      const tally = evaluation.tally();
+      for (let i = 0; i < evaluation.count; i++) {
         if (signal?.aborted === true) return null;
-        const inputs = this.#tensors(batches.batch(i));
-        const loss = await this.#evaluate(...inputs);
-        sum += await loss.item();
-        for (const used of [...inputs, loss]) used.dispose();
+        const batch = evaluation.batch(i);
+        const inputs = this.#tensors(batch);
+        const found = await this.#evaluate(...inputs);
+        tally.add(batch, await Promise.all(found.map((value) => value.data())));
+        for (const used of [...inputs, ...found]) used.dispose();
         await nextTurn();
       }
-      return sum / batches.count;
+      return tally.scores();
     } finally {
-      if (wasTraining) this.#model.train();
+      if (wasTraining) model.train();
     }
   }
 }

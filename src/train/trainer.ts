@@ -2,9 +2,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { ByteBatch, ByteBatches, EvaluationBatches } from "../data/batches.ts";
 import { BinadeError } from "../errors.ts";
-import type { Module } from "../nn/module.ts";
 import { requireInteger } from "../precision/options.ts";
 import { fileWriteError, removeTemporaries } from "./atomic.ts";
 import { CheckpointClock, evaluationInterval } from "./cadence.ts";
@@ -17,30 +15,15 @@ import {
   saveCheckpoint,
 } from "./checkpoint.ts";
 import type { DoneEvent, StartedEvent, StepEvent, TrainEvent } from "./events.ts";
-import type { CausalModel } from "./generate.ts";
 import { Health } from "./health.ts";
 import { type Hyperparameters, Session, type StepResult } from "./session.ts";
-
-/** A model that `train` can train: integer tokens (batch, context) → logits (batch, context, vocabulary). */
-export type TrainableModel = Module & CausalModel;
-
-/** The data of a run. Batches are pure functions of their index, so a run resumes exactly. */
-export interface TrainData {
-  readonly name: string;
-  readonly byteLength: number;
-  readonly sha256: string;
-  readonly training: ByteBatches;
-  /** Held-out batches; without them nothing is evaluated. */
-  readonly evaluation?: EvaluationBatches;
-}
+import type { HostBatch, Scores, Task } from "./task.ts";
 
 export interface TrainOptions extends Hyperparameters {
-  readonly model: TrainableModel;
-  /** Settings of the model under their own names: reported, stored, and compared on resuming. */
-  readonly settings?: Readonly<Record<string, string | number | boolean>>;
+  /** What is trained: `languageTask`, `classificationTask`, or one of your own. */
+  readonly task: Task;
   /** What else the checkpoint should hold, as JSON: not compared on resuming. */
   readonly notes?: RunRecord["notes"];
-  readonly data: TrainData;
   /** Folder for the checkpoint; without it nothing is written. */
   readonly out?: string;
   /** Continue from the checkpoint in `out`. Default false: an existing checkpoint is an error. */
@@ -67,9 +50,9 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
  *
  * @throws BinadeError `option.invalid` or `value.range` for a bad option, or a checkpoint that is there already;
  * `checkpoint.mismatch` on resuming another run; `file.write`; `run.stalled` after 20 steps in a row that were skipped for
- * numbers which no loss scale makes finite; `index.outOfRange` for a token outside the vocabulary.
+ * numbers which no loss scale makes finite; `index.outOfRange` for a token or label that the model does not have.
  * @example
- * for await (const event of train({ model, data, precision: "fp16-mixed", steps: 2000, learningRate: 1e-3 })) {
+ * for await (const event of train({ task, precision: "fp16-mixed", steps: 2000, learningRate: 1e-3 })) {
  *   if (event.type === "skipped") console.warn(`step ${event.step}: ${event.reason} in ${event.parameters.join(", ")}`);
  * }
  */
@@ -93,22 +76,23 @@ class Run {
   #savedStep = -1;
   #skipped = 0;
   #loss: number | null = null;
-  #heldOutLoss: number | null = null;
+  #scores: Scores | null = null;
+  /** The next batch, made while the last step ran. */
+  #next: { readonly step: number; readonly batch: HostBatch } | null = null;
 
   constructor(options: TrainOptions) {
-    const { precision, data, steps, checkpointEvery, evaluateEvery, now = () => performance.now() } = options;
+    const { precision, task, steps, checkpointEvery, evaluateEvery, now = () => performance.now() } = options;
     this.#options = options;
     this.#now = now;
     this.#startMs = now();
-    this.#session = new Session(options.model, options);
+    this.#session = new Session(task, options);
     if (evaluateEvery !== undefined) requireInteger("train: evaluateEvery", evaluateEvery, 1);
     if (checkpointEvery !== undefined) requireInteger("train: checkpointEvery", checkpointEvery, 1);
-    this.#evaluateEvery = evaluateEvery ?? evaluationInterval(steps, data.evaluation?.count ?? 0);
+    this.#evaluateEvery = evaluateEvery ?? evaluationInterval(steps, task.evaluation?.trainingBatches ?? 0);
     this.#clock = new CheckpointClock({ steps, every: checkpointEvery, now }, 0);
     this.#health = new Health(precision);
-    const { batchSize: batch, context } = data.training;
-    const own = { ...this.#session.settings, precision, batch, context, dataSha256: data.sha256 };
-    this.#settings = { ...options.settings, ...own };
+    const own = { ...this.#session.settings, precision, batch: task.batchSize, dataSha256: task.data.sha256 };
+    this.#settings = { ...task.settings, ...own };
   }
 
   get #elapsedMs(): number {
@@ -116,7 +100,7 @@ class Run {
   }
 
   async start(): Promise<StartedEvent> {
-    const { out, resume = false, model, data, precision, steps, seed = 0, settings = {} } = this.#options;
+    const { out, resume = false, task, precision, steps, seed = 0 } = this.#options;
     if (out !== undefined) await this.#open(out, resume);
     else if (resume) {
       throw new BinadeError(
@@ -128,16 +112,16 @@ class Run {
     return {
       type: "started",
       step: this.#step,
-      model: { parameters: model.parameterCount, ...settings },
+      model: { parameters: task.model.parameterCount, ...task.settings },
       precision,
       // The first clause: the number of threads has a field of its own.
       device: backend.description.split(",")[0] ?? backend.kind,
       threads: backend.threads,
       seed,
       steps,
-      batch: data.training.batchSize,
-      context: data.training.context,
-      data: { name: data.name, byteLength: data.byteLength, sha256: data.sha256 },
+      batch: task.batchSize,
+      ...task.facts,
+      data: task.data,
     };
   }
 
@@ -191,12 +175,12 @@ class Run {
   }
 
   async *#run(): AsyncGenerator<TrainEvent, void, void> {
-    const { steps, data, signal } = this.#options;
+    const { steps, signal } = this.#options;
     // At once: a folder that cannot be written to shows now, and a run that is killed can always be resumed.
     yield* this.#save();
     if (this.#step === steps) yield* this.#complete();
     while (this.#step < steps && signal?.aborted !== true) {
-      yield* this.#advance(data.training.batch(this.#step));
+      yield* this.#advance();
       // A device that computes on this thread leaves the event loop no turn: nobody would hear a Ctrl-C.
       await nextTurn();
       if (this.#step === steps || this.#step % this.#evaluateEvery === 0) yield* this.#evaluate();
@@ -206,16 +190,33 @@ class Run {
     yield this.#done(this.#step < steps ? "interrupted" : "finished");
   }
 
-  /** A run that was finished before: nothing to train, but its held-out loss is worth knowing. */
+  /** A run that was finished before: nothing to train, but its scores are worth knowing. */
   async *#complete(): AsyncGenerator<TrainEvent, void, void> {
     const message = `all ${this.#step} steps of this run were made before; start another run to train for longer`;
     yield { type: "warning", step: this.#step, code: "run.complete", message };
     yield* this.#evaluate();
   }
 
-  async *#advance(batch: ByteBatch): AsyncGenerator<TrainEvent, void, void> {
+  /** The batch of a step: a pure function of its number, whether or not it was made in advance. */
+  #batch(step: number): HostBatch {
+    return this.#next?.step === step ? this.#next.batch : this.#options.task.batch(step);
+  }
+
+  /** Makes the next batch. What fails here fails again, and is heard, when the batch is due. */
+  #prepare(step: number): void {
+    this.#next = null;
+    if (step >= this.#options.steps) return;
+    try {
+      this.#next = { step, batch: this.#batch(step) };
+    } catch {
+      this.#next = null;
+    }
+  }
+
+  async *#advance(): AsyncGenerator<TrainEvent, void, void> {
+    const batch = this.#batch(this.#step);
     const beganMs = this.#now();
-    const result = await this.#session.step(batch);
+    const result = await this.#session.step(batch, () => this.#prepare(this.#step + 1));
     const stepMs = this.#now() - beganMs;
     const { outcome } = result;
     this.#step++;
@@ -225,11 +226,11 @@ class Run {
       const { reason, parameters, lossScaleBefore, lossScaleAfter } = outcome;
       yield { type: "skipped", step: this.#step, reason, parameters, lossScaleBefore, lossScaleAfter };
     }
-    yield this.#stepEvent(result, (batch.tokens.length / stepMs) * 1000);
+    yield this.#stepEvent(result, stepMs);
     yield* this.#health.observe(this.#step, outcome);
   }
 
-  #stepEvent({ loss, learningRate, gradientNorm, outcome }: StepResult, tokensPerSecond: number): StepEvent {
+  #stepEvent({ loss, learningRate, gradientNorm, outcome }: StepResult, stepMs: number): StepEvent {
     return {
       type: "step",
       step: this.#step,
@@ -237,20 +238,17 @@ class Run {
       learningRate,
       gradientNorm,
       lossScale: outcome.lossScaleBefore,
-      tokensPerSecond,
+      ...this.#options.task.throughput(1, stepMs),
       elapsedMs: this.#elapsedMs,
       skippedSteps: this.#skipped,
     };
   }
 
   async *#evaluate(): AsyncGenerator<TrainEvent, void, void> {
-    const { data, signal } = this.#options;
-    if (data.evaluation === undefined) return;
-    const heldOutLoss = await this.#session.evaluate(data.evaluation, signal);
-    if (heldOutLoss === null) return;
-    this.#heldOutLoss = heldOutLoss;
-    const bitsPerByte = heldOutLoss / Math.LN2;
-    yield { type: "evaluated", step: this.#step, heldOutLoss, bitsPerByte, elapsedMs: this.#elapsedMs };
+    const scores = await this.#session.evaluate(this.#options.signal);
+    if (scores === null) return;
+    this.#scores = scores;
+    yield { type: "evaluated", step: this.#step, ...scores, elapsedMs: this.#elapsedMs };
   }
 
   async *#save(): AsyncGenerator<TrainEvent, void, void> {
@@ -274,15 +272,14 @@ class Run {
 
   #done(reason: DoneEvent["reason"]): DoneEvent {
     const elapsedMs = this.#elapsedMs;
-    const { batchSize: batch, context } = this.#options.data.training;
-    const tokens = (this.#step - this.#firstStep) * batch * context;
     return {
       type: "done",
       step: this.#step,
       loss: this.#loss,
-      heldOutLoss: this.#heldOutLoss,
+      heldOutLoss: null,
+      ...this.#scores,
       elapsedMs,
-      tokensPerSecond: (tokens / Math.max(elapsedMs, 1e-9)) * 1000,
+      ...this.#options.task.throughput(this.#step - this.#firstStep, Math.max(elapsedMs, 1e-6)),
       skippedSteps: this.#skipped,
       reason,
     };

@@ -190,6 +190,7 @@ describe("ProgressRenderer on a terminal", () => {
             step: 4,
             loss: 1.25,
             heldOutLoss: 1.5,
+            bitsPerByte: 2.164,
             elapsedMs: 61_000,
             tokensPerSecond: 950,
             skippedSteps: 1,

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import { EVENT_TYPES } from "../../src/train/events.ts";
 import { readEvents } from "../../src/train/jsonl.ts";
-import { PRESETS } from "../../src/train/presets.ts";
+import { PRESETS, RESNET_PRESETS } from "../../src/train/presets.ts";
 import { CHECKPOINT_FILE } from "../../src/train/trainer.ts";
 import { DEVICES } from "../support/devices.ts";
 import { eventsIn, FOX, inProcess, TINY, workspace } from "./harness.ts";
@@ -49,7 +49,7 @@ describe("train", () => {
     expect(lines.slice(0, lines.indexOf("sample") + 1).join("\n")).toMatchInlineSnapshot(`
       "data        fox.txt, 2000 bytes
       sha256      64b406aa9a534d507d356b6847e7b674878f92cf61d08a41871942be4358c0f9
-      model       11.6k parameters: vocabulary 256, layers 1, heads 2, width 16, context 8, dropout 0
+      model       gpt, 11.6k parameters: vocabulary 256, layers 1, heads 2, width 16, context 8, dropout 0
       precision   bf16-mixed on <device>
       run         6 steps of 2 x 8 tokens, seed 0
       output      <folder>/run
@@ -182,13 +182,14 @@ describe("help", () => {
     const { status, stdout } = await inProcess(["train", "--help"]);
     expect(status).toBe(0);
     const { s, m } = PRESETS;
+    const { s: r } = RESNET_PRESETS;
     const words = stdout.replaceAll(/\s+/g, " ");
     for (const part of [
       "--precision <name> what matrix products see; weights stay float32: fp32, bf16-mixed, fp16-mixed (default: bf16-mixed)",
       "--steps <n> attempted steps of the whole run: an integer from 1 to 2147483647 (default: ",
-      `a number above 0, at most 10 (default: ${s.learningRate}, or ${m.learningRate} in preset m)`,
+      `a number above 0, at most 10 (default: ${s.learningRate}, or ${m.learningRate} in preset m; resnet: ${r.learningRate})`,
       "--dropout <p> share of activations dropped while training: a number from 0 to 0.99 (default: 0)",
-      "--sample <n> bytes of text that the model writes at the end: an integer from 0 to 65536 (default: 300)",
+      "--sample <n> bytes of text that a gpt writes at the end: an integer from 0 to 65536 (default: 300)",
       `m ${m.layers} layers, ${m.heads} heads, width ${m.width}, context ${m.context}, batch ${m.batch}, ${m.steps} steps, lr`,
       "--no-color",
       "--trace",

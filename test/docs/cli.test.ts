@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { SUITE_NAMES } from "../../src/bench/suites.ts";
 import { EXIT, runCommandLine } from "../../src/cli/command-line.ts";
 import { EVENT_TYPES } from "../../src/train/events.ts";
-import { PRESETS } from "../../src/train/presets.ts";
+import { PRESETS, RESNET_PRESETS } from "../../src/train/presets.ts";
 import { codes, page, section, tableRows } from "./markdown.ts";
 
 const PAGE = page("docs/cli.md");
@@ -53,10 +53,15 @@ describe("docs/cli.md", () => {
     ["--width", "width"],
     ["--context", "context"],
   ] as const)("states the default of %s in both presets", (flag, setting) => {
-    const [, , standard] =
+    const [, , standard = ""] =
       tableRows(section(PAGE, "`binade train`")).find(([cell]) => cell?.includes(`${flag} `)) ?? [];
-    const [s, m] = [PRESETS.s[setting], PRESETS.m[setting]];
-    expect(standard).toBe(s === m ? `${s}` : `${s}; ${m} in \`m\``);
+    const stated = (s: number, m: number, separator: string): string =>
+      s === m ? `${s}` : `${s}${separator} ${m} in \`m\``;
+    const [own, others] = standard.split("; resnet: ");
+    expect(own).toBe(stated(PRESETS.s[setting], PRESETS.m[setting], ";"));
+    if (!(setting in RESNET_PRESETS.s)) return;
+    const key = setting as "steps" | "batch" | "learningRate";
+    expect(others).toBe(stated(RESNET_PRESETS.s[key], RESNET_PRESETS.m[key], ","));
   });
 
   it("states ranges as the help does", async () => {

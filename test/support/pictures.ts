@@ -31,11 +31,12 @@ export function idx(shape: readonly number[], values: Uint8Array): Uint8Array {
   return Buffer.concat([new Uint8Array(header.buffer), values]);
 }
 
-/** A folder like MNIST's: `training` and `heldOut` pictures of 4 × 5, digits in turn. */
+/** A folder like MNIST's: `training` and `heldOut` pictures, digits in turn. */
 export function putMnist(
   folder: string,
-  { training = 20, heldOut = 10, gzip = false }: { training?: number; heldOut?: number; gzip?: boolean } = {},
+  options: { training?: number; heldOut?: number; gzip?: boolean; height?: number; width?: number } = {},
 ): string {
+  const { training = 20, heldOut = 10, gzip = false, height = 4, width = 5 } = options;
   const write = (name: string, bytes: Uint8Array): void => {
     put(join(folder, gzip ? `${name}.gz` : name), gzip ? gzipSync(bytes) : bytes);
   };
@@ -44,8 +45,8 @@ export function putMnist(
     ["t10k", heldOut],
   ] as const) {
     if (count === 0) continue;
-    const pixels = Uint8Array.from({ length: count * 20 }, (_, i) => (i * 13) % 256);
-    write(`${prefix}-images-idx3-ubyte`, idx([count, 4, 5], pixels));
+    const pixels = Uint8Array.from({ length: count * height * width }, (_, i) => (i * 13) % 256);
+    write(`${prefix}-images-idx3-ubyte`, idx([count, height, width], pixels));
     write(
       `${prefix}-labels-idx1-ubyte`,
       idx(

@@ -1,7 +1,7 @@
 // A thousand steps of a tiny model; prints memory after 200 and 1000 of them. Run with --expose-gc.
 import { ByteBatches, EvaluationBatches } from "../../dist/data/index.js";
 import { nn, useDevice } from "../../dist/index.js";
-import { train } from "../../dist/train/index.js";
+import { languageTask, train } from "../../dist/train/index.js";
 
 const device = useDevice("cpu", { threads: 1 });
 const bytes = Uint8Array.from({ length: 4000 }, (_, i) => (i * i) >> 3);
@@ -26,8 +26,7 @@ const measure = async () => {
 
 const measured = {};
 for await (const event of train({
-  model,
-  data,
+  task: languageTask({ model, data }),
   precision: process.argv[2],
   steps: 1001,
   learningRate: 1e-3,

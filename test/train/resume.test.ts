@@ -3,13 +3,14 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { ByteBatches } from "../../src/data/index.ts";
 import { useDevice } from "../../src/index.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
+import type { LanguageData } from "../../src/train/language.ts";
 import { PRECISIONS, type Precision } from "../../src/train/presets.ts";
 import type { TrainOptions } from "../../src/train/trainer.ts";
 import { DEVICES } from "../support/devices.ts";
-import { checkpointOf, eventsOf, ofType, temporaryFolder, tinyModel, tinyRun } from "./tiny.ts";
+import { checkpointOf, eventsOf, ofType, type TinyOptions, temporaryFolder, tinyModel, tinyRun } from "./tiny.ts";
 
 /** Dropout makes the position of the random stream matter. */
-const run = (precision: Precision, out: string, more: Partial<TrainOptions> = {}): TrainOptions =>
+const run = (precision: Precision, out: string, more: TinyOptions = {}): TrainOptions =>
   tinyRun({ precision, out, model: tinyModel({ dropout: 0.25 }), ...more });
 
 const lossesOf = (events: Awaited<ReturnType<typeof eventsOf>>): number[] =>
@@ -69,7 +70,7 @@ describe.each(DEVICES)("on %s", (device) => {
 describe.runIf(DEVICES.includes("cpu"))("threads", () => {
   /** Large enough that the work is divided. */
   const size = { context: 32, width: 64 };
-  const data = (): TrainOptions["data"] => {
+  const data = (): LanguageData => {
     const bytes = Uint8Array.from({ length: 4000 }, (_, i) => (i * i) >> 3);
     const training = new ByteBatches(bytes, { batch: 8, context: size.context });
     return { name: "squares", byteLength: bytes.length, sha256: "00", training };

@@ -6,7 +6,13 @@ import { afterEach } from "vitest";
 import { ByteBatches, EvaluationBatches, split } from "../../src/data/index.ts";
 import { BinadeError, nn } from "../../src/index.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
-import { CHECKPOINT_FILE, type TrainableModel, type TrainOptions, train } from "../../src/train/trainer.ts";
+import {
+  type LanguageData,
+  type LanguageModel,
+  type LanguageTaskOptions,
+  languageTask,
+} from "../../src/train/language.ts";
+import { CHECKPOINT_FILE, type TrainOptions, train } from "../../src/train/trainer.ts";
 
 const folders: string[] = [];
 afterEach(() => {
@@ -27,7 +33,7 @@ const TEXT = new TextEncoder().encode("the quick brown fox jumps over the lazy d
 /** Training and held-out batches of the tiny text. */
 export function tinyData(
   training: (bytes: Uint8Array) => ByteBatches = (bytes) => new ByteBatches(bytes, { batch: BATCH, context: CONTEXT }),
-): TrainOptions["data"] {
+): LanguageData {
   const parts = split(TEXT, { context: CONTEXT });
   const evaluation = new EvaluationBatches(parts.heldOut, { batch: BATCH, context: CONTEXT, batches: 2 });
   return { name: "fox", byteLength: TEXT.length, sha256: "00", training: training(parts.training), evaluation };
@@ -35,13 +41,21 @@ export function tinyData(
 
 export const DIMENSIONS = { vocabulary: 256, context: CONTEXT, layers: 1, heads: 2, width: 16 } as const;
 
-export const tinyModel = (options: Partial<nn.GPTOptions> = {}): TrainableModel =>
+export const tinyModel = (options: Partial<nn.GPTOptions> = {}): LanguageModel =>
   new nn.GPT({ ...DIMENSIONS, ...options });
 
+/** What a tiny run may have instead of its own. */
+export type TinyOptions = Partial<TrainOptions> & Partial<LanguageTaskOptions>;
+
 /** Options of a run of 6 steps; every call makes a model of its own. */
-export function tinyRun(options: Partial<TrainOptions> = {}): TrainOptions {
-  const model = options.model ?? tinyModel();
-  return { model, data: tinyData(), precision: "fp32", steps: 6, learningRate: 1e-2, evaluateEvery: 3, ...options };
+export function tinyRun({
+  model = tinyModel(),
+  data = tinyData(),
+  settings = {},
+  ...options
+}: TinyOptions = {}): TrainOptions {
+  const task = languageTask({ model, data, settings });
+  return { task, precision: "fp32", steps: 6, learningRate: 1e-2, evaluateEvery: 3, ...options };
 }
 
 /** Every event of a run; with `stopAfter`, the consumer leaves the loop after the step event of that step. */

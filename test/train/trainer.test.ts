@@ -8,8 +8,9 @@ import { GPT } from "../../src/nn/gpt.ts";
 import { readCheckpoint } from "../../src/train/checkpoint.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
 import { decodeEvent, encodeEvent } from "../../src/train/jsonl.ts";
+import type { LanguageModel } from "../../src/train/language.ts";
 import { PRECISIONS } from "../../src/train/presets.ts";
-import { CHECKPOINT_FILE, type TrainableModel, train } from "../../src/train/trainer.ts";
+import { CHECKPOINT_FILE, train } from "../../src/train/trainer.ts";
 import { DEVICES } from "../support/devices.ts";
 import {
   BATCH,
@@ -57,7 +58,7 @@ describe("events", () => {
       expect(elapsedMs).toBeGreaterThanOrEqual(0);
     }
     for (const { heldOutLoss, bitsPerByte } of ofType(events, "evaluated"))
-      expect(bitsPerByte * Math.LN2).toBeCloseTo(heldOutLoss, 12);
+      expect((bitsPerByte ?? Number.NaN) * Math.LN2).toBeCloseTo(heldOutLoss, 12);
     expect(events.at(-1)).toMatchObject({
       skippedSteps: 0,
       reason: "finished",
@@ -192,7 +193,7 @@ const warningsOf = (events: readonly TrainEvent[]): string[] =>
 
 /** The events until the run failed, and the error. */
 async function failing(
-  model: TrainableModel,
+  model: LanguageModel,
   precision: (typeof PRECISIONS)[number],
   lossScale?: { initialScale: number },
 ) {

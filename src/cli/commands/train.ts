@@ -1,40 +1,24 @@
-/** `binade train`: a byte-level GPT on text files. */
+/** `binade train`: trains a model of the table on text or pictures. */
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
-import { ByteBatches, EvaluationBatches, split } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
-import { GPT } from "../../nn/gpt.ts";
 import { defaultDevice, onNotice, useDevice } from "../../tensor/devices.ts";
 import { fileWriteError, systemCode } from "../../train/atomic.ts";
-import { evaluationBatchCount } from "../../train/cadence.ts";
-import { type Corpus, readBytes } from "../../train/corpus.ts";
-import { findDefaultCorpus } from "../../train/default-corpus.ts";
+import type { SkippedFile } from "../../train/corpus.ts";
 import type { TrainEvent } from "../../train/events.ts";
-import { generate } from "../../train/generate.ts";
 import { EventLog } from "../../train/jsonl.ts";
-import { PRESETS } from "../../train/presets.ts";
-import { computeDType } from "../../train/session.ts";
 import { CHECKPOINT_FILE, type TrainOptions, train } from "../../train/trainer.ts";
 import type { CommandContext } from "../command-line.ts";
-import { printable } from "../format.ts";
 import { outputFailure } from "../interruption.ts";
+import { MODELS } from "../models/index.ts";
+import { otherData, type PreparedRun } from "../models/kind.ts";
 import { integer, oneOf } from "../options.ts";
 import { JsonRenderer, ProgressRenderer, type Renderer, usesColor } from "../render.ts";
-import {
-  parsedOption,
-  type RunSettings,
-  readSavedRun,
-  resolveSettings,
-  type SavedRun,
-  settingOptions,
-} from "../run-settings.ts";
+import { parsedOption, type ResolvedRun, readSavedRun, resolveSettings, settingOptions } from "../run-settings.ts";
 
 /** Exit status of an interrupted run. */
 const INTERRUPTED = 130;
-const VOCABULARY = 256;
-/** Bytes of held-out text that the sample continues. */
-const PROMPT_BYTES = 32;
 const DEFAULT_SAMPLE = 300;
 const STEPS = integer(1, 2 ** 31 - 1);
 
@@ -48,23 +32,24 @@ interface TrainFlags {
   readonly resume?: true;
   readonly evaluateEvery?: number;
   readonly checkpointEvery?: number;
-  readonly sample: number;
+  readonly sample?: number;
   readonly json?: true;
 }
 
-const PRESET_TEXT = Object.entries(PRESETS)
-  .map(
-    ([name, p]) =>
-      `  ${name}  ${p.layers} layers, ${p.heads} heads, width ${p.width}, context ${p.context}, batch ${p.batch}, ${p.steps} steps, lr ${p.learningRate}`,
-  )
-  .join("\n");
+const PRESET_TEXT = MODELS.flatMap((kind) =>
+  Object.entries(kind.presets).map(
+    ([name, preset]) =>
+      `  ${kind.name.padEnd(7)} ${name}  ${kind.describe(preset)}, batch ${preset.batch}, ${preset.steps} steps, lr ${preset.learningRate}`,
+  ),
+).join("\n");
+const TITLES = MODELS.map(({ name, title }) => `${name}, ${title}`).join("; ");
 
 export function trainCommand(context: CommandContext): Command {
   const command = new Command("train")
-    .description("Train a byte-level GPT on text files: matrix products in 16 bits, weights in float32.")
+    .description(`Train a model: matrix products in 16 bits, weights in float32. Models: ${TITLES}.`)
     .option(
       "--data <path...>",
-      "text files or folders (default: declarations of an installed TypeScript, or npm's Markdown)",
+      "text, or a folder of pictures (default: declarations of an installed TypeScript, or npm's Markdown; resnet: generated shapes)",
     );
   for (const option of settingOptions()) command.addOption(option);
   return command
@@ -84,8 +69,11 @@ export function trainCommand(context: CommandContext): Command {
         "one per core",
       ),
     )
-    .option("--out <folder>", "where checkpoint.safetensors and events.jsonl go (default: the first free runs/gpt-N)")
-    .option("--resume", "continue the run in --out, with its settings and its text")
+    .option(
+      "--out <folder>",
+      "where checkpoint.safetensors and events.jsonl go (default: the first free runs/<model>-N)",
+    )
+    .option("--resume", "continue the run in --out, with its settings and its data")
     .addOption(
       parsedOption(
         "--evaluate-every <n>",
@@ -106,7 +94,7 @@ export function trainCommand(context: CommandContext): Command {
       parsedOption(
         "--sample <n>",
         integer(0, 65536),
-        "bytes of text that the model writes at the end",
+        "bytes of text that a gpt writes at the end",
         `${DEFAULT_SAMPLE}`,
       ),
     )
@@ -126,29 +114,33 @@ function requireNoArguments([first]: readonly string[]): void {
   if (first === undefined) return;
   throw new BinadeError(
     "option.unknown",
-    `train: expected options only, got ${JSON.stringify(first)}; name text files with --data`,
+    `train: expected options only, got ${JSON.stringify(first)}; name files with --data`,
   );
 }
 
 async function runTrain(flags: TrainFlags, isPlain: boolean, context: CommandContext): Promise<void> {
   const saved = flags.resume === true ? await readSavedRun(requireOut(flags)) : requireFresh(flags);
-  const { preset, settings } = resolveSettings(flags, saved);
+  const resolved = resolveSettings(flags, saved);
   const signal = context.interruption();
   const notices: string[] = [];
   onNotice((message) => notices.push(message));
   chooseDevice(flags);
-  const corpus = await readCorpus(flags, saved, settings.context);
-  const notes = { preset, dataPaths: dataPaths(flags, saved) };
-  const { heldOut, ...options } = trainOptions(flags, settings, corpus);
-  const out = flags.out ?? claimFolder();
-  const renderer = makeRenderer(context, { isJson: flags.json === true, isPlain, out, corpus, signal });
-  const { sample = DEFAULT_SAMPLE } = flags;
-  const write = (): Promise<string> => {
-    renderer.note(`writing ${sample} bytes of text`);
-    return writeSample(options.model, settings, heldOut.subarray(0, PROMPT_BYTES), sample, signal);
+  const paths = flags.data ?? saved?.dataPaths ?? null;
+  const { kind, preset, settings } = resolved;
+  const prepared = await kind.prepare({ settings, paths, sample: flags.sample ?? DEFAULT_SAMPLE });
+  const { task, skipped, finale } = prepared;
+  if (saved !== null && task.data.sha256 !== saved.dataSha256)
+    throw otherData(saved.out, kind.dataNoun, saved.dataSha256, task.data);
+  const out = flags.out ?? claimFolder(kind.name);
+  // Paths as the user named them, so that the same command leaves the same checkpoint in any folder.
+  const options = { ...trainOptions(flags, resolved, prepared), notes: { preset, dataPaths: paths }, out, signal };
+  const renderer = makeRenderer(context, { isJson: flags.json === true, isPlain, out, skipped, signal });
+  const write = async (): Promise<string | null> => {
+    if (finale === null) return null;
+    renderer.note(finale.note);
+    return finale.write(signal);
   };
-  const events = withWarnings(train({ ...options, notes, out, signal }), notices);
-  await show(events, renderer, join(out, "events.jsonl"), sample > 0 ? write : null);
+  await show(withWarnings(train(options), notices), renderer, join(out, "events.jsonl"), write);
   const failure = outputFailure(signal);
   if (failure !== null) throw failure;
   if (signal.aborted) context.status = INTERRUPTED;
@@ -182,43 +174,11 @@ function chooseDevice({ device, threads }: TrainFlags): void {
   useDevice(kind, kind === "cpu" && threads !== undefined ? { threads } : {});
 }
 
-/** As the user named them, so that the same command leaves the same checkpoint in any folder; null for the default text. */
-const dataPaths = ({ data }: TrainFlags, saved: SavedRun | null): readonly string[] | null =>
-  data ?? saved?.dataPaths ?? null;
-
-async function readCorpus(flags: TrainFlags, saved: SavedRun | null, context: number): Promise<Corpus> {
-  const paths = dataPaths(flags, saved);
-  const corpus = paths === null ? await findDefaultCorpus({ context }) : await readBytes(paths, { context });
-  if (saved !== null && corpus.sha256 !== saved.dataSha256) {
-    throw new BinadeError(
-      "checkpoint.mismatch",
-      `${saved.out}: the run was trained on text with SHA-256 ${saved.dataSha256}, ${corpus.name} has ${corpus.sha256}; name the same text with --data`,
-    );
-  }
-  const needed = 2 * (context + 1);
-  if (corpus.bytes.length >= needed) return corpus;
-  throw new BinadeError(
-    "data.short",
-    `${corpus.name}: expected at least ${needed} bytes, a window of context ${context} to train on and one to hold out, got ${corpus.bytes.length}; name more text or choose a smaller --context`,
-  );
-}
-
-function trainOptions(flags: TrainFlags, settings: RunSettings, corpus: Corpus) {
-  const { batch, precision, steps, learningRate, seed, ...dimensions } = settings;
-  const { context } = dimensions;
-  const { training, heldOut } = split(corpus.bytes, { context });
-  const model = new GPT({ vocabulary: VOCABULARY, ...dimensions, seed });
+function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: PreparedRun): TrainOptions {
+  const { precision, steps, learningRate, seed } = settings;
   const { evaluateEvery, checkpointEvery } = flags;
   return {
-    model,
-    settings: { vocabulary: VOCABULARY, ...dimensions },
-    data: {
-      name: corpus.name,
-      byteLength: corpus.bytes.length,
-      sha256: corpus.sha256,
-      training: new ByteBatches(training, { batch, context, seed }),
-      evaluation: new EvaluationBatches(heldOut, { batch, context, batches: evaluationBatchCount(steps) }),
-    },
+    task,
     precision,
     steps,
     learningRate,
@@ -226,14 +186,13 @@ function trainOptions(flags: TrainFlags, settings: RunSettings, corpus: Corpus) 
     resume: flags.resume === true,
     ...(evaluateEvery === undefined ? {} : { evaluateEvery }),
     ...(checkpointEvery === undefined ? {} : { checkpointEvery }),
-    heldOut,
-  } satisfies TrainOptions & { heldOut: Uint8Array };
+  };
 }
 
-/** Makes the first free runs/gpt-N. Not before everything else is known to be right: a mistake leaves no empty folder. */
-function claimFolder(): string {
+/** Makes the first free runs/<model>-N. Not before everything else is known to be right: a mistake leaves no empty folder. */
+function claimFolder(model: string): string {
   for (let n = 1; ; n++) {
-    const folder = join("runs", `gpt-${n}`);
+    const folder = join("runs", `${model}-${n}`);
     try {
       mkdirSync("runs", { recursive: true });
       // Fails where it exists: two runs that begin at once get two folders.
@@ -249,15 +208,15 @@ interface RendererOptions {
   readonly isJson: boolean;
   readonly isPlain: boolean;
   readonly out: string;
-  readonly corpus: Corpus;
+  readonly skipped: readonly SkippedFile[];
   readonly signal: AbortSignal;
 }
 
 function makeRenderer({ stdout, environment }: CommandContext, options: RendererOptions): Renderer {
   if (options.isJson) return new JsonRenderer(stdout);
-  const { out, corpus, isPlain, signal } = options;
-  const [left] = corpus.skipped;
-  const others = corpus.skipped.length > 1 ? ` and ${corpus.skipped.length - 1} more` : "";
+  const { out, skipped, isPlain, signal } = options;
+  const [left] = skipped;
+  const others = skipped.length > 1 ? ` and ${skipped.length - 1} more` : "";
   const renderer = new ProgressRenderer(stdout, () => performance.now(), {
     color: !isPlain && usesColor(stdout, environment),
     facts: [
@@ -294,31 +253,19 @@ async function show(
   events: AsyncIterable<TrainEvent>,
   renderer: Renderer,
   path: string,
-  write: (() => Promise<string>) | null,
+  write: () => Promise<string | null>,
 ): Promise<void> {
   let log: EventLog | null = null;
   try {
     for await (const event of events) {
       log ??= new EventLog(path);
-      const hasSample = event.type === "done" && event.reason === "finished" && write !== null;
-      const last = hasSample ? { ...event, sample: await write() } : event;
-      log.write(last);
-      renderer.render(last);
+      const sample = event.type === "done" && event.reason === "finished" ? await write() : null;
+      const whole = sample === null ? event : { ...event, sample };
+      log.write(whole);
+      renderer.render(whole);
     }
   } finally {
     renderer.close();
     log?.close();
   }
-}
-
-async function writeSample(
-  model: GPT,
-  { seed, precision }: RunSettings,
-  prompt: Uint8Array,
-  length: number,
-  signal: AbortSignal,
-): Promise<string> {
-  const dtype = computeDType(precision) || null;
-  const bytes = await generate(model, prompt, { length, seed, dtype, signal });
-  return printable(new TextDecoder().decode(bytes), true);
 }

@@ -1,0 +1,97 @@
+/** A kind of model as data: what `binade train` must know of it. The command itself knows no model by name. */
+import { BinadeError } from "../../errors.ts";
+import type { SkippedFile } from "../../train/corpus.ts";
+import type { Precision } from "../../train/presets.ts";
+import { PRECISIONS } from "../../train/presets.ts";
+import type { Task } from "../../train/task.ts";
+import { integer, numberAbove, oneOf, type Parser } from "../options.ts";
+
+/** One setting: its flag, its values, and what it means. */
+export interface SettingRow<T> {
+  /** The flag; without its dashes, the name under which the command line holds its value. */
+  readonly flag: `--${string}`;
+  readonly placeholder: string;
+  readonly help: string;
+  readonly values: Parser<T>;
+}
+
+/** What decides a run of any model, besides its data. */
+export interface CommonSettings {
+  readonly precision: Precision;
+  readonly steps: number;
+  readonly batch: number;
+  readonly learningRate: number;
+  readonly seed: number;
+}
+
+/** Every setting of a model, by name, in the order of the help. */
+export type SettingRows<S> = { readonly [K in keyof S]: SettingRow<S[K]> };
+
+/** What a model is given to begin with. */
+export interface RunRequest<S> {
+  readonly settings: S;
+  /** What the user named, or the run that is resumed was made with; null for the model's own default. */
+  readonly paths: readonly string[] | null;
+  /** Length of the text to write at the end, where the model writes one. */
+  readonly sample: number;
+}
+
+/** A run that is ready to begin. */
+export interface PreparedRun {
+  readonly task: Task;
+  /** What was left out of named folders. */
+  readonly skipped: readonly SkippedFile[];
+  /** What the trained model does at the end: a word for the reader, and the text that it writes; null for nothing. */
+  readonly finale: { readonly note: string; readonly write: (signal: AbortSignal) => Promise<string> } | null;
+}
+
+/** A row of the table of models. */
+export interface ModelKind<S extends CommonSettings = CommonSettings> {
+  readonly name: string;
+  /** What it learns from what, for the help. */
+  readonly title: string;
+  readonly rows: SettingRows<S>;
+  /** Sizes of model, batch and run, complete; the first is the default. */
+  readonly presets: Readonly<Record<string, S>>;
+  /** Flags that are no settings and make sense for this model only. */
+  readonly ownFlags: readonly `--${string}`[];
+  /** What a set of data of this model is called in sentences: "text". */
+  readonly dataNoun: string;
+  /** Dimensions of a preset, for the help. */
+  describe(preset: S): string;
+  /** @throws BinadeError `option.invalid` or `value.range` for settings that contradict each other or are too large. */
+  check(settings: S): void;
+  /** Reads the data and makes the model. */
+  prepare(request: RunRequest<S>): Promise<PreparedRun>;
+}
+
+const INT32_MAX = 2 ** 31 - 1;
+
+export const row = <T>(flag: `--${string}`, placeholder: string, values: Parser<T>, help: string): SettingRow<T> => ({
+  flag,
+  placeholder,
+  help,
+  values,
+});
+
+/** The rows that all models share. `examples` is what a batch is counted in, `seeded` what a seed decides. */
+export const commonRows = (examples: string): SettingRows<CommonSettings> => ({
+  precision: row("--precision", "name", oneOf(PRECISIONS), "what matrix products see; weights stay float32"),
+  steps: row("--steps", "n", integer(1, INT32_MAX), "attempted steps of the whole run"),
+  batch: row("--batch", "n", integer(1, 65536), examples),
+  learningRate: row(
+    "--lr",
+    "rate",
+    numberAbove(0, 10),
+    "peak learning rate, after a warm-up and before a cosine decay",
+  ),
+  seed: row("--seed", "n", integer(0), "seed of weights, order of the data and what is random in training"),
+});
+
+/** The refusal of data that a resumed run was not made with. */
+export function otherData(out: string, noun: string, before: string, data: Task["data"]): BinadeError {
+  return new BinadeError(
+    "checkpoint.mismatch",
+    `${out}: the run was trained on ${noun} with SHA-256 ${before}, ${data.name} has ${data.sha256}; name the same ${noun} with --data`,
+  );
+}

@@ -1,0 +1,81 @@
+/** What a run trains, as data: model, loss, batches, evaluation. The loop and its session know no more of a task than this. */
+import type { Module } from "../nn/module.ts";
+import type { Shape } from "../ops/shape.ts";
+import type { Schedule, Steppable } from "../optim/optimizer.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Variable } from "../tensor/variable.ts";
+import type { EvaluatedEvent, StartedEvent, StepEvent } from "./events.ts";
+
+/** Values on the host, and the shape that they fill. */
+export interface HostTensor {
+  readonly values: Int32Array | Uint8Array | Float32Array;
+  readonly shape: Shape;
+}
+
+/** What a step reads. Batches of one task have one shape, so that the step is compiled once. */
+export interface HostBatch {
+  readonly inputs: HostTensor;
+  readonly targets: HostTensor;
+}
+
+/** What an optimizer must offer to be trained with, and to be in a checkpoint. */
+export interface TaskOptimizer extends Steppable {
+  learningRate(): Tensor;
+  namedState(): ReadonlyMap<string, Variable>;
+}
+
+/** What an evaluation found, as fields of its event. */
+export type Scores = Omit<EvaluatedEvent, "type" | "step" | "elapsedMs">;
+
+/** How fast a run is, as fields of its events: tokens or pictures per second. */
+export type Throughput = Pick<StepEvent, "tokensPerSecond" | "picturesPerSecond">;
+
+/** How held-out data is evaluated: a program for each batch, and a sum over them. */
+export interface TaskEvaluation {
+  /** Batches of one evaluation; the last may have another shape. */
+  readonly count: number;
+  /** How many training batches hold as much: what an evaluation costs. */
+  readonly trainingBatches: number;
+  /** @param index from 0 to `count` − 1. */
+  batch(index: number): HostBatch;
+  /** What the program of a batch computes, under autocast. */
+  record(inputs: Tensor, targets: Tensor): readonly Tensor[];
+  /** Begins an evaluation. */
+  tally(): Tally;
+}
+
+/** The sum of one evaluation. */
+export interface Tally {
+  /** Takes what `record` gave for a batch. */
+  add(batch: HostBatch, values: readonly ArrayLike<number>[]): void;
+  scores(): Scores;
+}
+
+/**
+ * Everything that `train` must know of what it trains. Batches are pure functions of their index, so that a run resumes
+ * exactly.
+ */
+export interface Task {
+  readonly model: Module;
+  /** Settings of model and data under their own names: reported, stored, and compared on resuming. */
+  readonly settings: Readonly<Record<string, string | number | boolean>>;
+  readonly data: StartedEvent["data"];
+  /** Examples per step. */
+  readonly batchSize: number;
+  /** What else the first event says: tokens per window, or the names of the classes. */
+  readonly facts: Pick<StartedEvent, "context" | "classes">;
+  readonly defaults: {
+    readonly weightDecay: number;
+    /** Largest global norm of the gradients; null does not clip. */
+    readonly clipNorm: number | null;
+    /** Last learning rate as a share of the peak. */
+    readonly finalRate: number;
+  };
+  optimizer(options: { readonly lr: Schedule; readonly weightDecay: number }): TaskOptimizer;
+  batch(index: number): HostBatch;
+  /** The scalar to be minimised, recorded under autocast. */
+  loss(inputs: Tensor, targets: Tensor): Tensor;
+  /** Without it nothing is evaluated. */
+  readonly evaluation: TaskEvaluation | null;
+  throughput(batches: number, elapsedMs: number): Throughput;
+}
