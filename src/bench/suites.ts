@@ -1,5 +1,6 @@
 /** The workloads by the names under which `binade bench` knows them. */
 import type { Precision, PresetName } from "../train/presets.ts";
+import { convWorkloads } from "./conv.ts";
 import { attentionWorkloads, matmulWorkloads, rowWorkloads } from "./kernels.ts";
 import { gptWorkload, mlpWorkload } from "./steps.ts";
 import type { Workload } from "./workload.ts";
@@ -17,6 +18,11 @@ export const SUITES = {
     summary: "products of 256, 512 and 1024 cubed, as NN, NT and TN (T: that operand is transposed)",
     hasPrecision: true,
     workloads: matmulWorkloads,
+  },
+  conv: {
+    summary: "3 x 3 layers of ResNet-20, batch 64: forward, gradients of input and weight",
+    hasPrecision: true,
+    workloads: convWorkloads,
   },
   attention: {
     summary: "causal attention, 8 x 256 tokens, 6 heads of 64, without and with gradients",
