@@ -1,4 +1,5 @@
 /** The workloads by the names under which `binade bench` knows them. */
+import { BinadeError } from "../errors.ts";
 import type { Precision, PresetName } from "../train/presets.ts";
 import { convWorkloads } from "./conv.ts";
 import { attentionWorkloads, matmulWorkloads, rowWorkloads } from "./kernels.ts";
@@ -46,6 +47,9 @@ export const SUITES = {
   },
 } as const satisfies Readonly<Record<string, Suite>>;
 
+/** The size of the GPT where none is named. */
+export const DEFAULT_PRESET: PresetName = "s";
+
 export type SuiteName = keyof typeof SUITES;
 export const SUITE_NAMES = Object.keys(SUITES) as readonly SuiteName[];
 
@@ -53,11 +57,23 @@ export const SUITE_NAMES = Object.keys(SUITES) as readonly SuiteName[];
 export function workloadsOf(
   names: readonly SuiteName[],
   precisions: readonly Precision[],
-  preset: PresetName,
+  preset: PresetName = DEFAULT_PRESET,
 ): readonly Workload[] {
   return SUITE_NAMES.filter((name) => names.includes(name)).flatMap((name) => {
     const suite: Suite = SUITES[name];
     const wanted: readonly Precision[] = suite.hasPrecision ? precisions : ["fp32"];
     return wanted.flatMap((precision) => suite.workloads(precision, preset));
   });
+}
+
+/** One workload of a suite: the only one, or that of the name. */
+export function workloadOf(
+  suite: SuiteName,
+  precision: Precision,
+  preset: PresetName = DEFAULT_PRESET,
+  name?: string,
+): Workload {
+  const found = workloadsOf([suite], [precision], preset).find((workload) => workload.name === (name ?? workload.name));
+  if (found === undefined) throw new BinadeError("internal", `internal: ${suite} has no workload ${name}`);
+  return found;
 }

@@ -4,7 +4,7 @@ import { Argument, Command } from "commander";
 import { CpuBackend } from "../../backends/cpu/backend.ts";
 import { type BenchResult, type Limits, measure } from "../../bench/measure.ts";
 import { PeakMeter } from "../../bench/peaks.ts";
-import { SUITE_NAMES, SUITES, type SuiteName, workloadsOf } from "../../bench/suites.ts";
+import { DEFAULT_PRESET, SUITE_NAMES, SUITES, type SuiteName, workloadsOf } from "../../bench/suites.ts";
 import { BinadeError } from "../../errors.ts";
 import { useDevice } from "../../tensor/devices.ts";
 import { PRECISIONS, PRESETS, type Precision, type PresetName } from "../../train/presets.ts";
@@ -19,7 +19,6 @@ import { parsedOption } from "../run-settings.ts";
 const INTERRUPTED = 130;
 const DEFAULT_SECONDS = 0.3;
 const DEFAULT_PRECISIONS: readonly Precision[] = ["fp32", "bf16-mixed"];
-const DEFAULT_PRESET: PresetName = "s";
 
 interface BenchFlags {
   readonly preset?: PresetName;

@@ -1,25 +1,20 @@
-"""PyTorch peer: one training step of a GPT (AdamW, clipping at 1), in float32 or under CPU bfloat16 autocast.
+"""The models of the PyTorch peer: GPT, ResNet-20 on 32 x 32 pictures, MLP. Not run alone.
 
-Run: /usr/bin/python3 -s bench/peers/torch_gpt.py --preset m --precision bf16 --threads 2 --steps 20
-Prints one JSON line: name, precision, threads, medianMs, minMs, spreadMs, torch. With --interactive it warms up, then
-runs one step per line "go" on stdin and prints {"elapsedMs": …}, so that two sides can be measured in turns.
 Attention is scaled_dot_product_attention where PyTorch has it (2.0 and later), explicit products and softmax elsewhere.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_timing import arguments, make_step, report
 
-PRESETS = {
+GPT_PRESETS = {
     "s": {"layers": 4, "heads": 4, "width": 128, "context": 64, "batch": 12},
     "m": {"layers": 6, "heads": 6, "width": 384, "context": 256, "batch": 8},
 }
 VOCABULARY = 256
-BATCHES = 4
 
 
-class Block(nn.Module):
+class GPTBlock(nn.Module):
     def __init__(self, heads, width, context):
         super().__init__()
         self.heads = heads
@@ -45,31 +40,33 @@ class GPT(nn.Module):
     def __init__(self, layers, heads, width, context):
         super().__init__()
         self.tokens, self.positions = nn.Embedding(VOCABULARY, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(Block(heads, width, context) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(GPTBlock(heads, width, context) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
 
     def forward(self, tokens):
         return self.head(self.norm(self.blocks(self.tokens(tokens) + self.positions.weight)))
 
 
-def cross_entropy(logits, targets):
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+def conv_norm(inputs, outputs, kernel, stride):
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
-def main():
-    parser = arguments("One GPT training step in PyTorch.")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="s")
-    parser.add_argument("--fused", action="store_true", help="the fused AdamW (PyTorch 2.4 and later on the CPU)")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    preset = dict(PRESETS[options.preset])
-    shape = (preset.pop("batch"), preset["context"])
-    model = GPT(**preset)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, **({"fused": True} if options.fused else {}))
-    batches = [tuple(torch.randint(VOCABULARY, shape) for _ in range(2)) for _ in range(BATCHES)]
-    step = make_step(model, optimizer, cross_entropy, batches, options.precision, max_norm=1.0)
-    report(f"gpt-{options.preset}{'-fused' if options.fused else ''}", step, options)
+class ResidualBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.first, self.second = conv_norm(inputs, outputs, 3, stride), conv_norm(outputs, outputs, 3, 1)
+        self.shortcut = nn.Identity() if inputs == outputs else conv_norm(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
 
 
-main()
+def resnet20():
+    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    blocks = [ResidualBlock(i, o, 1 if i == o else 2) for i, o in zip(widths, widths[1:])]
+    return nn.Sequential(conv_norm(3, 16, 3, 1), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10))
