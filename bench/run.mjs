@@ -55,6 +55,14 @@ const HELP = `Whole training steps beside the same steps of peers, in turns; rat
 BENCH_PYTHON lists Python interpreters, separated as in PATH (default: /usr/bin/python3).
 `;
 
+async function cpuTimeOnce(work) {
+  const before = process.cpuUsage();
+  await work();
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) / 1000;
+}
+const clocks = { wall: timeOnce, cpu: cpuTimeOnce };
+
 function listOf(flag, choices) {
   const list = flags[flag] === "all" ? choices : flags[flag] === "none" ? [] : flags[flag].split(",");
   const wrong = list.find((name) => !choices.includes(name));
@@ -70,13 +78,18 @@ function numbersOf(flag, isValid) {
   process.exit(2);
 }
 
-async function cpuTimeOnce(work) {
-  const before = process.cpuUsage();
-  await work();
-  const { user, system } = process.cpuUsage(before);
-  return (user + system) / 1000;
+if (flags.help) {
+  process.stdout.write(HELP);
+  process.exit(0);
 }
-const clocks = { wall: timeOnce, cpu: cpuTimeOnce };
+const settings = {
+  works: listOf("work", Object.keys(WORKS)),
+  precisions: listOf("precision", PRECISIONS),
+  threadCounts: numbersOf("threads", (n) => Number.isInteger(n) && n > 0 && n <= 1024),
+  peers: listOf("peer", Object.keys(PEERS)),
+  seconds: numbersOf("seconds", (n) => n > 0)[0],
+  clock: listOf("clock", Object.keys(clocks))[0],
+};
 
 const interruption = new AbortController();
 const { signal } = interruption;
@@ -92,9 +105,9 @@ function noteMissing(name, why) {
 /** One work on so many threads: every precision of Binade, and of the peers, in turns. */
 async function compareSides(work, threads, { peaks, isa }) {
   const options = { peaks, threads, isa };
-  const [clock] = listOf("clock", Object.keys(clocks));
+  const { clock, seconds } = settings;
   const ours = [];
-  for (const precision of listOf("precision", PRECISIONS)) {
+  for (const precision of settings.precisions) {
     const workload = WORKS[work](precision);
     const prepared = workload.prepare();
     await warmUp(prepared);
@@ -110,11 +123,11 @@ async function compareSides(work, threads, { peaks, isa }) {
   try {
     for (const side of ours) {
       const request = { work, precision: side.precision, threads, clock };
-      for (const peer of await openPeers(listOf("peer", Object.keys(PEERS)), request, noteMissing)) {
+      for (const peer of await openPeers(settings.peers, request, noteMissing)) {
         theirs.push({ precision: side.precision, peer, run: (count) => peer.run(count) });
       }
     }
-    const times = await takeTurns([...ours, ...theirs], { seconds: numbersOf("seconds", (s) => s > 0)[0], signal });
+    const times = await takeTurns([...ours, ...theirs], { seconds, signal });
     if (times.some((list) => list.length === 0)) return [];
     return ours.map(({ precision, workload, prepared }, i) => {
       const result = summarize(workload, prepared, times[i], options);
@@ -150,9 +163,7 @@ function print({ name, precision, threads, medianMs, spreadMs, floorMs, plannedB
 }
 
 async function main() {
-  if (flags.help) return process.stdout.write(HELP);
-  const threadCounts = numbersOf("threads", (n) => Number.isInteger(n) && n > 0 && n <= 1024);
-  const works = listOf("work", Object.keys(WORKS));
+  const { works, threadCounts, precisions, clock } = settings;
   const machine = { processor: cpus()[0].model, cores: availableParallelism(), node: process.version };
   const loadBefore = loadavg()[0];
   const [steps, kernels] = [[], []];
@@ -165,7 +176,7 @@ async function main() {
       steps.push(...results);
       for (const result of results) print(result);
     }
-    for (const workload of flags.kernels ? workloadsOf(KERNELS, listOf("precision", PRECISIONS)) : []) {
+    for (const workload of flags.kernels ? workloadsOf(KERNELS, precisions) : []) {
       const result = await measure(workload, { ...context, threads, signal, limits: { seconds: 0.5 } });
       if (result === null) break;
       kernels.push(result);
@@ -174,7 +185,7 @@ async function main() {
   }
   const load = { before: loadBefore, after: loadavg()[0] };
   const remedies = [...missing].map(([peer, why]) => ({ peer, why, remedy: PEERS[peer].remedy }));
-  const report = { machine, load, clock: flags.clock, steps, kernels, missing: remedies };
+  const report = { machine, load, clock, steps, kernels, missing: remedies };
   if (flags.out !== undefined) writeFileSync(flags.out, `${JSON.stringify(report, null, 2)}\n`);
   if (flags.markdown !== undefined) writeFileSync(flags.markdown, markdown(report));
   process.exitCode = signal.aborted ? 130 : 0;
