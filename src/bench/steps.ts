@@ -3,6 +3,7 @@ import { ByteBatches } from "../data/batches.ts";
 import { GPT } from "../nn/gpt.ts";
 import { Linear, ReLU, Sequential } from "../nn/layers.ts";
 import type { Module } from "../nn/module.ts";
+import { resnet20 } from "../nn/resnet.ts";
 import { GradScaler } from "../optim/gradScaler.ts";
 import { SGD } from "../optim/sgd.ts";
 import { autocast } from "../precision/autocast.ts";
@@ -98,5 +99,34 @@ export function mlpWorkload(precision: Precision): Workload {
     // Forward, and both gradients of the second layer, but only the weight's of the first.
     const operations = 2 * batch * (2 * inputs * hidden + 3 * hidden * classes);
     return classifierStep(precision, { model, optimizer, x: numbers([batch, inputs]), classes, operations });
+  });
+}
+
+/** Multiply-adds of one picture: of the first convolution, and of everything behind it. */
+function resnet20Products(): readonly [stem: number, rest: number] {
+  const products = (inputs: number, outputs: number, kernel: number, size: number): number =>
+    inputs * outputs * kernel ** 2 * size ** 2;
+  const stages = [
+    [16, 16, 32],
+    [16, 32, 16],
+    [32, 64, 8],
+  ] as const;
+  const perStage = stages.map(([inputs, outputs, size]) => {
+    const shortcut = inputs === outputs ? 0 : products(inputs, outputs, 1, size);
+    return products(inputs, outputs, 3, size) + 5 * products(outputs, outputs, 3, size) + shortcut;
+  });
+  return [products(3, 16, 3, 32), perStage.reduce((a, b) => a + b, 64 * 10)];
+}
+
+/** ResNet-20 on 32 × 32 colour pictures, batch 64, with momentum. */
+export function resnet20Workload(precision: Precision): Workload {
+  return step("resnet20", precision, () => {
+    const [batch, classes] = [64, 10];
+    const model = resnet20({ classes });
+    const optimizer = new SGD(model, { lr: 0.1, momentum: 0.9 });
+    const [stem, rest] = resnet20Products();
+    // Forward and both gradients; nobody needs that of the pictures.
+    const operations = 2 * batch * (2 * stem + 3 * rest);
+    return classifierStep(precision, { model, optimizer, x: numbers([batch, 3, 32, 32]), classes, operations });
   });
 }

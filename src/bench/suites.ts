@@ -3,7 +3,7 @@ import { BinadeError } from "../errors.ts";
 import type { Precision, PresetName } from "../train/presets.ts";
 import { convWorkloads } from "./conv.ts";
 import { attentionWorkloads, matmulWorkloads, rowWorkloads } from "./kernels.ts";
-import { gptWorkload, mlpWorkload } from "./steps.ts";
+import { gptWorkload, mlpWorkload, resnet20Workload } from "./steps.ts";
 import type { Workload } from "./workload.ts";
 
 interface Suite {
@@ -39,6 +39,11 @@ export const SUITES = {
     summary: "training step of a GPT of --preset: AdamW, clipping; loss scaling in fp16-mixed",
     hasPrecision: true,
     workloads: (precision, preset) => [gptWorkload(preset, precision)],
+  },
+  resnet20: {
+    summary: "training step of ResNet-20 on 32 x 32 pictures, batch 64, SGD with momentum",
+    hasPrecision: true,
+    workloads: (precision) => [resnet20Workload(precision)],
   },
   mlp: {
     summary: "training step of an MLP 784-512-10, batch 128, SGD",
