@@ -10,6 +10,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 using namespace binade;
@@ -20,30 +22,35 @@ double secondsNow() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// GFLOP/s of `instruction` on `chains` independent sums, more than its latency times its rate, all in registers.
+#define BINADE_PEAK(Vector, zero, chains, instruction, lanes, flopsPerLane)                        \
+  Vector sums[chains];                                                                             \
+  _Pragma("GCC unroll 24") for (int i = 0; i < chains; ++i) sums[i] = zero;                        \
+  const Vector factor = zero;                                                                      \
+  const int64_t repeats = 50000;                                                                   \
+  const double start = secondsNow();                                                               \
+  for (int64_t n = 0; n < repeats; ++n) {                                                          \
+    _Pragma("GCC unroll 24") for (int i = 0; i < chains; ++i) asm volatile(                        \
+        instruction : "+" BINADE_REGISTER(sums[i]) : BINADE_REGISTER(factor));                     \
+  }                                                                                                \
+  return (lanes) * (flopsPerLane) * (chains) * static_cast<double>(repeats) / (secondsNow() - start) / 1e9;
+
 #if defined(__AVX512F__)
-constexpr int chains = 20;  // independent sums: more than latency times throughput
-
-#define BINADE_PEAK(instruction, flopsPerLane)                                             \
-  __m512 sums[chains];                                                                     \
-  _Pragma("GCC unroll 20") for (int i = 0; i < chains; ++i) sums[i] = _mm512_setzero_ps(); \
-  const __m512 factor = _mm512_setzero_ps();                                               \
-  const int64_t repeats = 50000;                                                           \
-  const double start = secondsNow();                                                       \
-  for (int64_t n = 0; n < repeats; ++n) {                                                  \
-    _Pragma("GCC unroll 20") for (int i = 0; i < chains; ++i) asm volatile(                \
-        instruction " %1, %1, %0" : "+v"(sums[i]) : "v"(factor));                          \
-  }                                                                                        \
-  return 16.0 * flopsPerLane * chains * static_cast<double>(repeats) / (secondsNow() - start) / 1e9;
-
-double floatPeak() { BINADE_PEAK("vfmadd231ps", 2) }
-#if defined(__AVX512BF16__)
-double pairPeak() { BINADE_PEAK("vdpbf16ps", 4) }
-#else
-double pairPeak() { return floatPeak(); }
-#endif
+#define BINADE_REGISTER "v"
+double floatPeak() { BINADE_PEAK(__m512, _mm512_setzero_ps(), 20, "vfmadd231ps %1, %1, %0", 16, 2) }
+#elif defined(__AVX2__)
+#define BINADE_REGISTER "x"
+double floatPeak() { BINADE_PEAK(__m256, _mm256_setzero_ps(), 12, "vfmadd231ps %1, %1, %0", 8, 2) }
+#elif defined(__aarch64__)
+#define BINADE_REGISTER "w"
+double floatPeak() { BINADE_PEAK(float32x4_t, vdupq_n_f32(0), 24, "fmla %0.4s, %1.4s, %1.4s", 4, 2) }
 #else
 double floatPeak() { return 0; }
-double pairPeak() { return 0; }
+#endif
+#if defined(__AVX512BF16__)
+double pairPeak() { BINADE_PEAK(__m512, _mm512_setzero_ps(), 20, "vdpbf16ps %1, %1, %0", 16, 4) }
+#else
+double pairPeak() { return floatPeak(); }
 #endif
 
 struct Output {

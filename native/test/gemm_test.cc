@@ -5,10 +5,12 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "kernels/convert.h"
+#include "kernels/gemm_micro.h"
 
 using namespace binade;
 using namespace binade::BINADE_ISA;
@@ -147,7 +149,12 @@ void compare(const Case& c, const Stored& a, const Stored& b, const Result& resu
   }
 }
 
+/// Of the cases, every one, or (under a slow emulator) every `share`th is checked.
+int share = 1;
+
 void check(Pool* const (&pools)[4], const Case& c, int poolsCompared) {
+  static int cases = 0;
+  if (++cases % share != 0) return;
   const Stored a = makeStored(c.batch, c.m, c.k, c.aLayout, c.a, false);
   const Stored b = makeStored(c.batch, c.k, c.n, c.bLayout, c.b, c.shareB);
   const Result first = multiply(pools[0], c, a, b);
@@ -173,36 +180,51 @@ const Kind kinds[][2] = {
 };
 const char* const layouts[] = {"NN", "NT", "TN", "TT", "GN", "TG", "GG"};
 
+/// Every size from 1 to 130 in each dimension, in every layout, in float32, bfloat16 and float16 and one other pair of
+/// formats; the other two dimensions and the batch change from case to case.
 void checkSizes(Pool* const (&pools)[4]) {
-  std::vector<int64_t> sizes;
-  for (int64_t s = 1; s <= 40; ++s) sizes.push_back(s);
-  for (const int64_t s : {63, 64, 65, 66, 127, 128, 129, 130}) sizes.push_back(s);
-  const size_t count = sizes.size();
-  int turn = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const int64_t s = sizes[i];
-    const int64_t triples[][3] = {{s, sizes[(i * 7 + 3) % count], sizes[(i * 13 + 5) % count]},
-                                  {sizes[(i * 11 + 1) % count], s, sizes[(i * 5 + 2) % count]},
-                                  {s, 1, s}, {1, s, 1}, {1, 1, s}, {s, s, 3}};
-    for (const auto& t : triples)
-      for (const char* layout : layouts)
-        for (const auto& kind : {kinds[0], kinds[1], kinds[2 + ++turn % 9]})
-          check(pools, Case{1, t[0], t[1], t[2], layout[0], layout[1], kind[0], kind[1], false},
-                turn % 13 == 0 ? 4 : 1);
-  }
+  const int64_t others[] = {1, panelRows, panelColumns + 1, 3, 2 * panelRows + 1, panelColumns - 1, 8, 17};
+  size_t turn = 0;
+  const auto next = [&] { return others[turn++ * 5 % 8]; };
+  for (int64_t size = 1; size <= 130; ++size)
+    for (int dimension = 0; dimension < 3; ++dimension)
+      for (size_t layout = 0; layout < 4; ++layout) {
+        const auto& other = kinds[3 + turn % (sizeof kinds / sizeof kinds[0] - 3)];
+        for (const auto& kind : {kinds[0], kinds[1], kinds[2], other}) {
+          int64_t extents[3] = {next(), next(), next()};
+          extents[dimension] = size;
+          const char* used = layouts[&kind[0] == &other[0] && turn % 2 == 0 ? 4 + turn / 2 % 3 : layout];
+          check(pools, Case{turn % 5 == 0 ? 2 : 1, extents[0], extents[1], extents[2], used[0], used[1], kind[0],
+                            kind[1], turn % 2 == 0},
+                turn % 61 == 0 ? 4 : 1);
+        }
+      }
 }
 
-/// Shapes that take each route: team, several depth blocks, split k, whole products per task, groups of tiny products.
+/// Every combination of sizes beside the ends of panels, of vectors and of pairs.
+void checkEdges(Pool* const (&pools)[4]) {
+  size_t turn = 0;
+  for (const int64_t m : {int64_t{1}, panelRows - 1, panelRows, panelRows + 1, 2 * panelRows + 1})
+    for (const int64_t n : {int64_t{1}, panelColumns / 2 + 1, panelColumns - 1, panelColumns, panelColumns + 1})
+      for (const int64_t k : {1, 2, 3, 7, 8, 9, 15, 16, 17, 33})
+        for (const auto& kind : {kinds[0], kinds[1], kinds[2]}) {
+          const char* layout = layouts[turn++ % 7];
+          check(pools, Case{1, m, n, k, layout[0], layout[1], kind[0], kind[1], false}, 1);
+        }
+}
+
+/// Shapes that take each route: rows packed by each task or shared, several depth blocks, split k, whole products per
+/// task, groups of tiny products, few rows.
 void checkRoutes(Pool* const (&pools)[4]) {
   const int64_t shapes[][4] = {{1, 64, 64, 4096}, {1, 40, 70, 3001}, {1, 300, 530, 797}, {1, 500, 33, 129},
                                {3, 70, 90, 110},  {20, 65, 40, 67},  {300, 4, 5, 6},     {5, 2, 3, 0},
-                               {1, 113, 257, 64}, {2, 13, 31, 1600}, {1, 1, 700, 900},   {1, 900, 1, 700}};
+                               {1, 113, 257, 64}, {2, 13, 31, 1600}, {1, 1, 700, 900},   {1, 900, 1, 700},
+                               {1, 128, 10, 512}, {1, 784, 130, 65}, {1, 5, 400, 300}};
   int turn = 0;
   for (const auto& s : shapes)
-    for (const char* layout : {"NN", "NT", "TN", "TT"}) {
-      const auto& kind = kinds[turn++ % 4];
-      for (const auto& used : {kinds[0], kinds[1], kind})
-        check(pools, Case{s[0], s[1], s[2], s[3], layout[0], layout[1], used[0], used[1], turn % 2 == 0}, 4);
+    for (const auto& kind : {kinds[0], kinds[1], kinds[2 + turn % 3]}) {
+      const char* layout = layouts[turn++ % 4];
+      check(pools, Case{s[0], s[1], s[2], s[3], layout[0], layout[1], kind[0], kind[1], turn % 2 == 0}, 4);
     }
   for (const auto& s : {Case{1, 0, 5, 5, 'N', 'N', {f32, f32}, {f32, f32}, false},
                         Case{1, 5, 0, 5, 'N', 'N', {f32, f32}, {f32, f32}, false},
@@ -233,9 +255,12 @@ void checkSpecials(Pool* const (&pools)[4]) {
 
 }  // namespace
 
-int main() {
+/// Arguments: a share, so that only every share-th case is checked; default 1, and a prime walks through all kinds.
+int main(int argc, char** argv) {
+  if (argc > 1) share = std::atoi(argv[1]);
   Pool* const pools[4] = {createPool(1), createPool(2), createPool(3), createPool(8)};
   checkSizes(pools);
+  checkEdges(pools);
   checkRoutes(pools);
   checkSpecials(pools);
   for (Pool* pool : pools) destroyPool(pool);

@@ -1,5 +1,8 @@
-/** The C++ tests of products, attention and conversions, linked with the objects of the last build, on this machine's instruction sets. */
-import { execFileSync } from "node:child_process";
+/**
+ * The C++ tests of products, attention and conversions on every instruction set: this machine's with the objects of the last
+ * build, AVX-512 through an emulation of its intrinsics, arm64 through qemu.
+ */
+import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,33 +15,31 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 const objects = join(root, `build/native/${process.platform}-${process.arch}`);
 const compiler = findCompiler();
 const isas = loadAddon().addon?.supportedIsas() ?? [];
-/** The kernels that a test links with. */
+/** Tests, and the kernels that each links with. */
 const PROGRAMS = [
   ["convert", []],
   ["gemm", ["gemm"]],
   ["attention", ["attention", "attention_backward"]],
 ] as const;
+const SLOW_MS = 300_000;
 
 const folder = mkdtempSync(join(tmpdir(), "binade-kernels-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const FLAGS = ["-O2", "-std=c++17", "-ffp-contract=off", "-w", "-pthread"];
+const FLAGS = ["-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", "-pthread"];
+const INCLUDES = ["native/src", "native/include", "native/src/kernels"].map((path) => `-I${join(root, path)}`);
+const testOf = (name: string): string => join(root, `native/test/${name}_test.cc`);
+const sourcesOf = (kernels: readonly string[]): string[] => [
+  ...kernels.map((kernel) => join(root, `native/src/kernels/${kernel}.cc`)),
+  join(root, "native/src/pool.cc"),
+];
 
-/** Compiles `sources`, links them with `linked` objects and runs the program, which fails if it finds a fault. */
-function runTest(
-  isa: string,
-  name: string,
-  sources: readonly string[],
-  linked: readonly string[],
-  flags: readonly string[],
-): void {
-  const [command = "c++", ...first] = compiler ?? [];
+/** Compiles and links a test; returns the program's path. */
+function compile(command: readonly string[], name: string, args: readonly string[]): string {
   const program = join(folder, name);
-  const include = ["native/src", "native/include", "native/src/kernels"].map((path) => `-I${join(root, path)}`);
-  const forIsa = [...FLAGS, `-DBINADE_ISA=${isa}`, ...(X64_ISAS[isa] ?? []), ...flags];
-  const paths = [...sources.map((path) => join(root, path)), ...linked];
-  execFileSync(command, [...first, ...forIsa, ...include, ...paths, "-o", program]);
-  execFileSync(program, { encoding: "utf8" });
+  const [executable = "c++", ...first] = command;
+  execFileSync(executable, [...first, ...FLAGS, ...INCLUDES, ...args, "-o", program]);
+  return program;
 }
 
 describe.each(isas)("kernels on %s", (isa) => {
@@ -47,14 +48,46 @@ describe.each(isas)("kernels on %s", (isa) => {
       if (compiler === null) return skip("no C++ compiler; install one");
       const linked = [...kernels.map((kernel) => `${kernel}.${isa}.o`), "pool.o"].map((file) => join(objects, file));
       skip(!linked.every(existsSync), "no compiled kernels; run npm run build:native");
-      runTest(isa, `${name}.${isa}`, [`native/test/${name}_test.cc`], linked, []);
+      const flags = ["-O2", `-DBINADE_ISA=${isa}`, ...(X64_ISAS[isa] ?? [])];
+      execFileSync(compile(compiler, `${name}.${isa}`, [...flags, testOf(name), ...linked]), { encoding: "utf8" });
+    });
+  }
+});
+
+// The float32 kernels of avx512 and avx512bf16 are the same text, so one emulation covers both.
+describe.skipIf(process.arch !== "x64" || isas.includes("avx512bf16"))("kernels on emulated avx512bf16", () => {
+  for (const [name, kernels] of PROGRAMS) {
+    it(`${name}_test.cc finds no fault`, { timeout: SLOW_MS }, ({ skip }) => {
+      if (compiler === null) return skip("no C++ compiler; install one");
+      skip(!isas.includes("avx2"), "the emulation of AVX-512 needs AVX2, which this machine lacks");
+      const emulation = ["-include", join(root, "native/test/emulation/avx512.h"), "-DBINADE_EMULATES_PAIRS"];
+      const flags = ["-O1", "-DBINADE_ISA=avx512bf16", ...(X64_ISAS["avx2"] ?? []), ...emulation];
+      const program = compile(compiler, `${name}.emulated`, [...flags, testOf(name), ...sourcesOf(kernels)]);
+      execFileSync(program, { encoding: "utf8" });
+    });
+  }
+});
+
+/** One case in so many is checked under qemu, which is some thirty times slower than a processor. */
+const QEMU_SHARE = "7";
+
+describe.skipIf(process.arch === "arm64")("kernels on emulated arm64", () => {
+  const answers = (program: string): boolean => spawnSync(program, ["--version"], { stdio: "ignore" }).status === 0;
+  const ready = answers("aarch64-linux-gnu-g++") && answers("qemu-aarch64");
+  for (const [name, kernels] of PROGRAMS.filter(([name]) => name !== "attention")) {
+    it(`${name}_test.cc finds no fault`, { timeout: SLOW_MS }, ({ skip }) => {
+      skip(!ready, "no arm64 compiler or no qemu; run node scripts/install-emulators.mjs");
+      const flags = ["-O3", "-static", "-DBINADE_ISA=portable"];
+      const sources = [testOf(name), ...sourcesOf(kernels)];
+      const program = compile(["aarch64-linux-gnu-g++"], `${name}.arm64`, [...flags, ...sources]);
+      execFileSync("qemu-aarch64", [program, QEMU_SHARE], { encoding: "utf8" });
     });
   }
 });
 
 it("attention_test.cc finds no fault on pairs of bfloat16 without dot-product instructions", ({ skip }) => {
   if (compiler === null) return skip("no C++ compiler; install one");
-  const sources = ["native/test/attention_test.cc", "native/src/pool.cc"];
-  for (const kernel of ["attention", "attention_backward"]) sources.push(`native/src/kernels/${kernel}.cc`);
-  runTest("portable", "attention.pairs", sources, [], ["-DBINADE_PAIRS=1"]);
+  const flags = ["-O2", "-DBINADE_ISA=portable", "-DBINADE_PAIRS=1"];
+  const sources = [testOf("attention"), ...sourcesOf(["attention", "attention_backward"])];
+  execFileSync(compile(compiler, "attention.pairs", [...flags, ...sources]), { encoding: "utf8" });
 });

@@ -2,7 +2,7 @@
 //
 // Include inside no namespace; every function lives in binade::BINADE_ISA, so each instruction set has its own copy.
 // The scalar functions are branch-free integer code that loops over them vectorise; the array functions below them
-// take F16C / AVX-512 conversions for float16 where those exist, with the same bits. bfloat16 always goes through
+// take F16C, AVX-512 or NEON conversions for float16 where those exist, with the same bits. bfloat16 always goes through
 // integer code: vcvtneps2bf16 flushes subnormal inputs to zero.
 //
 // Overflow gives an infinity, in float8_e4m3fn (which has none) a NaN. A NaN keeps its sign and its leading payload
@@ -13,6 +13,8 @@
 
 #if defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "abi.h"
@@ -127,6 +129,8 @@ static inline void widenFloat16(const uint16_t* __restrict source, float* __rest
 #elif defined(__F16C__)
   for (; i + 8 <= count; i += 8)
     _mm256_storeu_ps(target + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i))));
+#elif defined(__aarch64__)
+  for (; i + 4 <= count; i += 4) vst1q_f32(target + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(source + i))));
 #endif
   for (; i < count; ++i) target[i] = float16ToFloat(source[i]);
 }
@@ -143,6 +147,8 @@ static inline void narrowFloat16(const float* __restrict source, uint16_t* __res
   for (; i + 8 <= count; i += 8)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i),
                      _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+  for (; i + 4 <= count; i += 4) vst1_u16(target + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(source + i))));
 #endif
   for (; i < count; ++i) target[i] = floatToFloat16(source[i]);
 }

@@ -1,4 +1,5 @@
-// Matrix products: packs both operands once, cuts the product into tiles by shape, splits k where tiles are too few.
+// Matrix products: packs B once and A where it is used, cuts the product into tiles by shape, splits k where tiles are
+// too few.
 #include "gemm.h"
 
 #include "gemm_block.h"
@@ -19,17 +20,24 @@ constexpr int64_t leastSplitWords = 256;  // a split shorter than this costs mor
 constexpr int64_t aloneBelow = 1 << 16;   // multiply-adds under which one thread is faster than waking another
 constexpr int64_t manyProducts = 16;      // batches from here on keep workers busy with whole products
 constexpr int64_t packStripWords = 256;
+constexpr int64_t panelPadFrom = 64;
+constexpr int64_t ownRowsColumns = 256;   // so many columns hide a task's own packing of A
 
 /// How one product of a problem is cut; a function of shape and instruction set alone.
 struct Plan {
   bool pairs;
   int64_t words;                     // depth in words
+  int64_t panelWords;                // from one packed panel to the next
   int64_t tileRows, tileColumns;     // multiples of the panel sizes
   int64_t rowTiles, columnTiles;
   int64_t splits, splitWords;
+  int64_t columnGroup;               // column tiles in a row that one task computes
+  bool packsOwnRows;                 // whether a task packs its rows of A for itself, warm, or shares them with others
   int64_t aLength, bLength;          // packed floats
   int64_t tileLength() const { return tileRows * tileColumns; }
   int64_t tiles() const { return rowTiles * columnTiles; }
+  int64_t ownLength() const { return packedLength(tileRows, panelRows, panelWords); }
+  int64_t columnGroups() const { return ceilDivide(columnTiles, columnGroup); }
 };
 
 /// Panels per tile: `count` panels cut into equal tiles of at most `most`.
@@ -39,6 +47,8 @@ Plan makePlan(const GemmProblem& problem) {
   Plan plan{};
   plan.pairs = usesPairs(problem.a.format, problem.b.format);
   plan.words = wordsOf(problem.k, plan.pairs);
+  // An odd number of eights: panels that start a power of two apart would fight for the same cache sets.
+  plan.panelWords = plan.words < panelPadFrom ? plan.words : roundUp(plan.words + 8, 16) - 8;
   const int64_t rowPanels = ceilDivide(problem.m, panelRows);
   const int64_t columnPanels = ceilDivide(problem.n, panelColumns);
   int64_t rows = evenPanels(rowPanels, tileRowPanels);
@@ -61,8 +71,11 @@ Plan makePlan(const GemmProblem& problem) {
   if (plan.tiles() < splitBelowTiles)
     plan.splits = larger(smaller(splitBelowTiles / plan.tiles(), plan.words / leastSplitWords), 1);
   plan.splitWords = ceilDivide(plan.words, plan.splits);
-  plan.aLength = packedLength(problem.m, panelRows, plan.words);
-  plan.bLength = packedLength(problem.n, panelColumns, plan.words);
+  plan.columnGroup = larger(plan.columnTiles * plan.rowTiles * plan.splits / wantedTiles, 1);
+  plan.columnGroup = smaller(plan.columnGroup, plan.columnTiles);
+  plan.packsOwnRows = plan.columnGroup * plan.tileColumns >= smaller(ownRowsColumns, problem.n);
+  plan.aLength = packedLength(problem.m, panelRows, plan.panelWords);
+  plan.bLength = packedLength(problem.n, panelColumns, plan.panelWords);
   return plan;
 }
 
@@ -155,7 +168,7 @@ void runAlone(void* context, int64_t task, int worker) {
   }
 }
 
-// --- Team: workers pack one product together, then share its tiles. -----------------------------------------------
+// --- Team: workers pack B together (and A, where many of them need the same rows), then share the tiles. -----------
 
 /// Strips of packing work: about a tile of rows by packStripWords of depth.
 struct Strips {
@@ -173,7 +186,7 @@ void packStrip(const Operand& operand, const Plan& plan, const Strips& strips, i
   const int64_t row = index % strips.rowStrips * strips.rows;
   const int64_t word = index / strips.rowStrips * packStripWords;
   packRegion<width>(operand, plan.pairs,
-                    PackRegion{target, plan.words, row, smaller(row + strips.rows, operand.rows), word,
+                    PackRegion{target, plan.panelWords, row, smaller(row + strips.rows, operand.rows), word,
                                smaller(word + packStripWords, plan.words)});
 }
 
@@ -189,20 +202,42 @@ void packTask(void* context, int64_t task, int) {
   }
 }
 
+/// The rows and depths of A that a tile needs, packed at `target` as if they were the whole operand's first rows.
+Packed packOwnRows(const Work& work, const Tile& tile, float* target) {
+  Operand rows = operandA(*work.problem, work.product);
+  rows.data += tile.row * rows.rowStride * byteWidth(rows.storage);
+  rows.rows = tile.rows;
+  packRegion<panelRows>(rows, work.plan.pairs,
+                        PackRegion{target, work.plan.panelWords, 0, tile.rows, tile.firstWord, tile.endWord});
+  return Packed{target, work.plan.panelWords};
+}
+
+/// One row of tiles of one column group over one split.
 void tileTask(void* context, int64_t task, int worker) {
   const Work& work = *static_cast<const Work*>(context);
   const Plan& plan = work.plan;
-  const Packed a{work.a, plan.words};
-  const Packed b{work.b, plan.words};
-  if (plan.splits > 1) {
-    const Tile tile = tileAt(work, task % plan.tiles(), task / plan.tiles());
-    multiplyTile(plan.pairs, a, b, tile, work.partials + task * plan.tileLength(), plan.tileColumns, false);
-    return;
+  const int64_t split = task / (plan.rowTiles * plan.columnGroups());
+  const int64_t group = task / plan.rowTiles % plan.columnGroups();
+  const int64_t firstColumn = group * plan.columnGroup;
+  const int64_t endColumn = smaller(firstColumn + plan.columnGroup, plan.columnTiles);
+  const int64_t row = task % plan.rowTiles;
+  float* sums = floats(work.pool, worker, 1, plan.tileLength() + (plan.packsOwnRows ? plan.ownLength() : 0));
+  const Packed b{work.b, plan.panelWords};
+  Packed a{work.a, plan.panelWords};
+  if (plan.packsOwnRows) a = packOwnRows(work, tileAt(work, row, split), sums + plan.tileLength());
+  for (int64_t column = firstColumn; column < endColumn; ++column) {
+    const int64_t index = column * plan.rowTiles + row;
+    const Tile tile = tileAt(work, index, split);
+    Tile packed = tile;
+    if (plan.packsOwnRows) packed.row = 0;
+    if (plan.splits > 1) {
+      float* partial = work.partials + (split * plan.tiles() + index) * plan.tileLength();
+      multiplyTile(plan.pairs, a, b, packed, partial, plan.tileColumns, false);
+    } else {
+      multiplyTile(plan.pairs, a, b, packed, sums, plan.tileColumns, false);
+      writeTile(work, work.product, tile, sums, worker);
+    }
   }
-  const Tile tile = tileAt(work, task, 0);
-  float* sums = floats(work.pool, worker, 1, plan.tileLength());
-  multiplyTile(plan.pairs, a, b, tile, sums, plan.tileColumns, false);
-  writeTile(work, work.product, tile, sums, worker);
 }
 
 void combineTask(void* context, int64_t task, int worker) {
@@ -219,18 +254,19 @@ void runTeam(Work& work) {
   const Plan& plan = work.plan;
   int self = 0;
   parallelFor(work.pool, 1, reportWorker, &self);  // one task runs inline: the worker that this thread is
+  const int64_t aLength = plan.packsOwnRows ? 0 : plan.aLength;
   const int64_t partialLength = plan.splits > 1 ? plan.splits * plan.tiles() * plan.tileLength() : 0;
-  work.a = floats(work.pool, self, 0, plan.aLength + plan.bLength + partialLength);
-  work.b = work.a + plan.aLength;
-  work.partials = work.b + plan.bLength;
+  work.b = floats(work.pool, self, 0, plan.bLength + aLength + partialLength);
+  work.a = work.b + plan.bLength;
+  work.partials = work.a + aLength;
   for (int64_t product = 0; product < problem.batch; ++product) {
     work.product = product;
-    work.packA = product == 0 || problem.aOffsets[product] != problem.aOffsets[product - 1];
+    work.packA = !plan.packsOwnRows && (product == 0 || problem.aOffsets[product] != problem.aOffsets[product - 1]);
     work.packB = product == 0 || problem.bOffsets[product] != problem.bOffsets[product - 1];
     const int64_t packTasks = (work.packA ? stripsOf(plan, problem.m, panelRows).count() : 0) +
                               (work.packB ? stripsOf(plan, problem.n, panelColumns).count() : 0);
     parallelFor(work.pool, packTasks, packTask, &work);
-    parallelFor(work.pool, plan.tiles() * plan.splits, tileTask, &work);
+    parallelFor(work.pool, plan.rowTiles * plan.columnGroups() * plan.splits, tileTask, &work);
     if (plan.splits > 1) parallelFor(work.pool, plan.tiles(), combineTask, &work);
   }
 }

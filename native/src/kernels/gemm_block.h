@@ -42,6 +42,14 @@ struct Tile {
   int64_t firstWord, endWord;
 };
 
+/// Asks for part number `part` of `parts` of a strip of `words` words of packed B, which the next columns will read.
+static inline void prefetchPart(const float* strip, int64_t words, int64_t part, int64_t parts) {
+  const int64_t share = ceilDivide(words, parts);
+  const int64_t end = smaller((part + 1) * share, words);
+  for (int64_t word = part * share; word < end; ++word)
+    for (int64_t j = 0; j < panelColumns; j += 16) __builtin_prefetch(strip + word * panelColumns + j, 0, 2);
+}
+
 /// c (tile.rows, roundUp(tile.columns, panelColumns)), row stride `stride`, = or += A · B.
 template <bool pairs>
 static void multiplyPanels(const Packed& a, const Packed& b, const Tile& tile, float* c, int64_t stride,
@@ -51,15 +59,20 @@ static void multiplyPanels(const Packed& a, const Packed& b, const Tile& tile, f
   const int64_t step = larger(roundUp(ceilDivide(words, blocks), 8), 8);
   const StripKernel fullKernel = multiplyStrips<pairs, panelRows>;
   const StripKernel lastKernel = stripKernel<pairs>((tile.rows - 1) % panelRows + 1);
+  const int64_t strips = ceilDivide(tile.rows, panelRows);
   for (int64_t word = tile.firstWord; word == tile.firstWord || word < tile.endWord; word += step) {
     const int64_t depth = smaller(step, tile.endWord - word);
     const bool add = accumulate || word > tile.firstWord;
+    const float* firstRows = a.data + tile.row * a.depthWords + word * panelRows;
     for (int64_t j = 0; j < tile.columns; j += panelColumns) {
       const float* strip = b.data + (tile.column + j) * b.depthWords + word * panelColumns;
-      for (int64_t i = 0; i < tile.rows; i += panelRows) {
-        const StripKernel kernel = tile.rows - i >= panelRows ? fullKernel : lastKernel;
-        const float* rows = a.data + (tile.row + i) * a.depthWords + word * panelRows;
-        kernel(depth, rows, strip, c + i * stride + j, stride, add);
+      const bool lastStrip = j + panelColumns >= tile.columns;
+      for (int64_t i = 0; i < strips; ++i) {
+        const float* rows = firstRows + i * panelRows * a.depthWords;
+        const float* next = i + 1 < strips ? rows + panelRows * a.depthWords : firstRows;
+        if (!lastStrip) prefetchPart(strip + panelColumns * b.depthWords, depth, i, strips);
+        const StripKernel kernel = (i + 1) * panelRows <= tile.rows ? fullKernel : lastKernel;
+        kernel(depth, rows, strip, c + i * panelRows * stride + j, stride, add, next);
       }
     }
   }

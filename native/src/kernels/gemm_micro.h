@@ -1,4 +1,5 @@
-// Register kernels of the matrix product: a strip of packed A times a strip of packed B, one set per instruction set.
+// Register kernels of the matrix product: a strip of packed A times a strip of packed B, one text for every instruction
+// set over a few vector operations.
 //
 // Packed operands are arrays of 32-bit words. In the float32 form a word is one float; in the pair form (bfloat16 dot
 // products) it is two bfloat16 of neighbouring depths, the lower depth in the lower half. "Depth" counts words.
@@ -8,8 +9,12 @@
 #pragma once
 #include <cstdint>
 
-#if defined(__AVX2__)
+#if defined(BINADE_EMULATED)
+#include BINADE_EMULATED
+#elif defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "abi.h"
@@ -23,102 +28,126 @@
 namespace binade {
 namespace BINADE_ISA {
 
+// A panel's columns are two vectors. Rows are as many as registers hold sums for, beside two columns and the factors.
+
 #if defined(__AVX512F__)
 
+using Vector = __m512;
 constexpr int64_t panelRows = 14;
-constexpr int64_t panelColumns = 32;
+static inline Vector zeroVector() { return _mm512_setzero_ps(); }
+struct Factors {
+  const float* at;
+};
+static inline Factors loadFactors(const float* a) { return Factors{a}; }
+static inline Vector factor(const Factors& factors, int row) { return _mm512_set1_ps(factors.at[row]); }
+static inline Vector loadVector(const float* source) { return _mm512_loadu_ps(source); }
+static inline void storeVector(float* target, Vector value) { _mm512_storeu_ps(target, value); }
+static inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 
 template <bool pairs>
-static inline __m512 multiplyAdd(__m512 a, __m512 b, __m512 sum) {
+static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
 #if BINADE_PAIRS
   if constexpr (pairs) return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 #endif
   return _mm512_fmadd_ps(a, b, sum);
 }
 
-/// c (rows, 32), row stride `stride`, = or += A strip (depth, 14) · B strip (depth, 32), for the first `rows` rows.
+#elif defined(__AVX2__)
+
+using Vector = __m256;
+constexpr int64_t panelRows = 6;
+static inline Vector zeroVector() { return _mm256_setzero_ps(); }
+struct Factors {
+  const float* at;
+};
+static inline Factors loadFactors(const float* a) { return Factors{a}; }
+static inline Vector factor(const Factors& factors, int row) { return _mm256_broadcast_ss(factors.at + row); }
+static inline Vector loadVector(const float* source) { return _mm256_loadu_ps(source); }
+static inline void storeVector(float* target, Vector value) { _mm256_storeu_ps(target, value); }
+static inline Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+
+template <bool pairs>
+static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
+  return _mm256_fmadd_ps(a, b, sum);
+}
+
+#else
+
+typedef float Vector __attribute__((vector_size(16)));
+static inline Vector zeroVector() { return Vector{0, 0, 0, 0}; }
+static inline void storeVector(float* target, Vector value) { __builtin_memcpy(target, &value, sizeof value); }
+static inline Vector add(Vector a, Vector b) { return a + b; }
+
+#if defined(__aarch64__)
+static inline Vector loadVector(const float* source) { return (Vector)vld1q_f32(source); }
+constexpr int64_t panelRows = 12;
+template <bool pairs>
+static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
+  return (Vector)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
+}
+#else
+static inline Vector loadVector(const float* source) {
+  Vector value;
+  __builtin_memcpy(&value, source, sizeof value);
+  return value;
+}
+constexpr int64_t panelRows = 4;
+template <bool pairs>
+static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
+  return sum + a * b;
+}
+#endif
+
+/// Vectors of neighbouring rows: NEON multiplies by any lane of one.
+struct Factors {
+  Vector rows[panelRows / 4];
+};
+static inline Factors loadFactors(const float* a) {
+  Factors factors;
+#pragma GCC unroll 3
+  for (int i = 0; i < panelRows / 4; ++i) factors.rows[i] = loadVector(a + 4 * i);
+  return factors;
+}
+static inline Vector factor(const Factors& factors, int row) {
+  const float value = factors.rows[row / 4][row % 4];
+  return Vector{value, value, value, value};
+}
+
+#endif
+
+constexpr int64_t vectorLanes = sizeof(Vector) / sizeof(float);
+constexpr int64_t panelColumns = 2 * vectorLanes;
+
+/// c (rows, panelColumns), row stride `stride`, = or += A strip (depth, panelRows) · B strip (depth, panelColumns), for
+/// the first `rows` rows. `next` is the A strip that will be wanted next: it is fetched meanwhile.
 template <bool pairs, int rows>
-static void multiplyStrips(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate) {
-  __m512 sums[rows][2];
+static void multiplyStrips(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate,
+                           const float* next) {
+  Vector sums[rows][2];
 #pragma GCC unroll 14
-  for (int i = 0; i < rows; ++i) {
-    sums[i][0] = _mm512_setzero_ps();
-    sums[i][1] = _mm512_setzero_ps();
-  }
-  for (int64_t p = 0; p < depth; ++p, a += panelRows, b += panelColumns) {
-    const __m512 left = _mm512_loadu_ps(b);
-    const __m512 right = _mm512_loadu_ps(b + 16);
+  for (int i = 0; i < rows; ++i) sums[i][0] = sums[i][1] = zeroVector();
+#pragma GCC unroll 1
+  for (int64_t p = 0; p < depth; ++p, a += panelRows, b += panelColumns, next += panelRows) {
+    __builtin_prefetch(next);
+    const Vector left = loadVector(b);
+    const Vector right = loadVector(b + vectorLanes);
+    const Factors factors = loadFactors(a);
 #pragma GCC unroll 14
     for (int i = 0; i < rows; ++i) {
-      const __m512 row = _mm512_set1_ps(a[i]);
+      const Vector row = factor(factors, i);
       sums[i][0] = multiplyAdd<pairs>(row, left, sums[i][0]);
       sums[i][1] = multiplyAdd<pairs>(row, right, sums[i][1]);
     }
   }
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i, c += stride) {
-    const __m512 left = accumulate ? _mm512_add_ps(_mm512_loadu_ps(c), sums[i][0]) : sums[i][0];
-    const __m512 right = accumulate ? _mm512_add_ps(_mm512_loadu_ps(c + 16), sums[i][1]) : sums[i][1];
-    _mm512_storeu_ps(c, left);
-    _mm512_storeu_ps(c + 16, right);
+    storeVector(c, accumulate ? add(loadVector(c), sums[i][0]) : sums[i][0]);
+    storeVector(c + vectorLanes, accumulate ? add(loadVector(c + vectorLanes), sums[i][1]) : sums[i][1]);
   }
 }
 
-#elif defined(__AVX2__)
-
-constexpr int64_t panelRows = 6;
-constexpr int64_t panelColumns = 16;
-
-/// c (rows, 16), row stride `stride`, = or += A strip (depth, 6) · B strip (depth, 16), for the first `rows` rows.
-template <bool pairs, int rows>
-static void multiplyStrips(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate) {
-  __m256 sums[rows][2];
-#pragma GCC unroll 6
-  for (int i = 0; i < rows; ++i) {
-    sums[i][0] = _mm256_setzero_ps();
-    sums[i][1] = _mm256_setzero_ps();
-  }
-  for (int64_t p = 0; p < depth; ++p, a += panelRows, b += panelColumns) {
-    const __m256 left = _mm256_loadu_ps(b);
-    const __m256 right = _mm256_loadu_ps(b + 8);
-#pragma GCC unroll 6
-    for (int i = 0; i < rows; ++i) {
-      const __m256 row = _mm256_broadcast_ss(a + i);
-      sums[i][0] = _mm256_fmadd_ps(row, left, sums[i][0]);
-      sums[i][1] = _mm256_fmadd_ps(row, right, sums[i][1]);
-    }
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < rows; ++i, c += stride) {
-    const __m256 left = accumulate ? _mm256_add_ps(_mm256_loadu_ps(c), sums[i][0]) : sums[i][0];
-    const __m256 right = accumulate ? _mm256_add_ps(_mm256_loadu_ps(c + 8), sums[i][1]) : sums[i][1];
-    _mm256_storeu_ps(c, left);
-    _mm256_storeu_ps(c + 8, right);
-  }
-}
-
-#else
-
-constexpr int64_t panelRows = 4;
-constexpr int64_t panelColumns = 8;
-
-/// c (rows, 8), row stride `stride`, = or += A strip (depth, 4) · B strip (depth, 8), for the first `rows` rows.
-template <bool pairs, int rows>
-static void multiplyStrips(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate) {
-  float sums[rows][panelColumns] = {};
-  for (int64_t p = 0; p < depth; ++p, a += panelRows, b += panelColumns) {
-#pragma GCC unroll 4
-    for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j < panelColumns; ++j) sums[i][j] += a[i] * b[j];
-  }
-  for (int i = 0; i < rows; ++i, c += stride)
-    for (int j = 0; j < panelColumns; ++j) c[j] = accumulate ? c[j] + sums[i][j] : sums[i][j];
-}
-
-#endif
-
-using StripKernel = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate);
+using StripKernel = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate,
+                             const float* next);
 
 /// The kernel for strips of exactly `rows` rows, 1 <= rows <= panelRows.
 template <bool pairs, int rows = panelRows>

@@ -5,7 +5,7 @@
 // a last pair are zeros. gemm_micro.h defines the words.
 #pragma once
 #include "convert.h"
-#include "gemm_micro.h"
+#include "gemm_transpose.h"
 
 namespace binade {
 namespace BINADE_ISA {
@@ -77,89 +77,6 @@ static inline bool storedAsPacked(const Operand& operand) {
 
 // --- Transposing: source rows run along the depth; words of up to `width` rows become columns of the panel. ---------
 
-#if defined(__AVX512F__)
-
-/// Transposes 16 rows of 16 words held in registers.
-static inline void transposeRegisters(__m512 r[16]) {
-  __m512 t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m512d a = _mm512_castps_pd(t[4 * i]), b = _mm512_castps_pd(t[4 * i + 1]);
-    const __m512d c = _mm512_castps_pd(t[4 * i + 2]), d = _mm512_castps_pd(t[4 * i + 3]);
-    r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-    r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-    r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-    r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
-  }
-  // Now r[4i + j] holds, in 128-bit lane l, column 4l + j of rows 4i .. 4i + 3.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512 low01 = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88), odd01 = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xdd);
-    const __m512 low23 = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88);
-    const __m512 odd23 = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xdd);
-    t[j] = _mm512_shuffle_f32x4(low01, low23, 0x88);
-    t[8 + j] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
-    t[4 + j] = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
-    t[12 + j] = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) r[i] = t[i];
-}
-
-/// target (ceil(byteLength / 4), width) = transpose of `rows` <= width rows of `byteLength` bytes, `rowBytes` apart.
-template <int width>
-static void transposeWords(const char* source, int64_t rowBytes, int64_t rows, int64_t byteLength, float* target) {
-  for (int first = 0; first < width; first += 16) {
-    const int64_t count = smaller(larger(rows - first, 0), 16);
-    const __mmask16 lanes = width - first >= 16 ? 0xffff : static_cast<__mmask16>((1u << (width - first)) - 1u);
-    const char* corner = source + first * rowBytes;
-    for (int64_t offset = 0; offset < byteLength; offset += 64) {
-      const int64_t halves = smaller(byteLength - offset, 64) / 2;
-      const auto valid = static_cast<__mmask32>((uint64_t{1} << halves) - 1u);
-      __m512 r[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i)
-        r[i] = i < count ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(valid, corner + i * rowBytes + offset))
-                         : _mm512_setzero_ps();
-      transposeRegisters(r);
-      float* column = target + offset / 4 * width + first;
-      const int64_t words = (halves + 1) / 2;
-      if (words == 16) {
-#pragma GCC unroll 16
-        for (int j = 0; j < 16; ++j) _mm512_mask_storeu_ps(column + j * width, lanes, r[j]);
-      } else {
-        for (int j = 0; j < words; ++j) _mm512_mask_storeu_ps(column + j * width, lanes, r[j]);
-      }
-    }
-  }
-}
-
-#else
-
-/// target (byteLength / 4, width) = transpose of `rows` <= width rows of `byteLength` bytes, `rowBytes` apart.
-template <int width>
-static void transposeWords(const char* source, int64_t rowBytes, int64_t rows, int64_t byteLength, float* target) {
-  const int64_t words = byteLength / 4;
-  if (rows == width) {
-    for (int64_t j = 0; j < words; ++j)
-#pragma GCC unroll 16
-      for (int i = 0; i < width; ++i) __builtin_memcpy(target + j * width + i, source + i * rowBytes + j * 4, 4);
-    return;
-  }
-  for (int64_t j = 0; j < words; ++j)
-    for (int64_t i = 0; i < width; ++i) {
-      target[j * width + i] = 0.0f;
-      if (i < rows) __builtin_memcpy(target + j * width + i, source + i * rowBytes + j * 4, 4);
-    }
-}
-
-#endif
-
 /// Packs rows that are contiguous along the depth, or (through a gathered copy) rows of any strides.
 template <int width, typename Element>
 static void packTransposing(const Operand& operand, const PackRegion& region) {
@@ -193,21 +110,12 @@ static void packTransposing(const Operand& operand, const PackRegion& region) {
 /// `count` of `width` words from elements at one depth (and, for pairs, the next); zeros after them.
 template <int width>
 static inline void writeWords(const float* low, const float*, int64_t count, float* target) {
-#if defined(__AVX512F__)
-#pragma GCC unroll 2
-  for (int first = 0; first < width; first += 16) {
-    const auto lanes = static_cast<__mmask16>((uint64_t{1} << smaller(larger(count - first, 0), 16)) - 1u);
-    const __mmask16 stored = width - first >= 16 ? 0xffff : static_cast<__mmask16>((1u << (width - first)) - 1u);
-    _mm512_mask_storeu_ps(target + first, stored, _mm512_maskz_loadu_ps(lanes, low + first));
-  }
-#else
   if (count >= width) {
-#pragma GCC unroll 16
-    for (int i = 0; i < width; ++i) target[i] = low[i];
+    __builtin_memcpy(target, low, width * sizeof(float));
     return;
   }
+#pragma GCC unroll 1
   for (int64_t i = 0; i < width; ++i) target[i] = i < count ? low[i] : 0.0f;
-#endif
 }
 
 #if BINADE_PAIRS
@@ -225,35 +133,40 @@ static inline void writeWords(const uint16_t* low, const uint16_t* high, int64_t
 }
 #endif
 
-/// Rows [row, row + count) at one depth as packed elements: in place where memory holds them, else through `copy`.
+/// Rows [row, row + count) at one depth as packed elements: in place where memory holds them, else through `copy`; zeros
+/// past the last depth, which only the second half of a pair reaches.
 template <typename Element>
 static inline const Element* elementsAt(const Operand& operand, int64_t row, int64_t depth, int64_t count,
                                         Element* copy) {
+  static const Element zeros[packChunk] = {};
+  if (depth >= operand.depth) return zeros;
   const char* source = operand.data + (row + depth * operand.depthStride) * byteWidth(operand.storage);
   if (storedAsPacked<Element>(operand)) return reinterpret_cast<const Element*>(source);
   fetch(operand, source, 1, count, copy);
   return copy;
 }
 
+/// A few words of every panel of a strip at a time: the panels' starts often share a cache set, and so do the depths'.
 template <int width, typename Element>
 static void packStraight(const Operand& operand, const PackRegion& region) {
   constexpr int64_t perWord = 4 / sizeof(Element);
   constexpr int64_t stripRows = packChunk / width * width;
-  alignas(64) Element copies[2][packChunk];
-  const Element zeros[packChunk] = {};
+  constexpr int64_t mostWords = 8;
+  alignas(64) Element copies[mostWords * perWord][packChunk];
+  const Element* sources[mostWords * perWord];
   const int64_t endRow = smaller(region.endRow, operand.rows);
   for (int64_t row = region.firstRow; row < endRow; row += stripRows) {
     const int64_t count = smaller(endRow - row, stripRows);
-    float* strip = region.target + row * region.depthWords;
-    for (int64_t word = region.firstWord; word < region.endWord; ++word) {
-      const int64_t depth = word * perWord;
-      const Element* low = elementsAt(operand, row, depth, count, copies[0]);
-      const Element* high = low;
-      if (perWord == 2)
-        high = depth + 1 < operand.depth ? elementsAt(operand, row, depth + 1, count, copies[1]) : zeros;
-      float* target = strip + word * width;
-      for (int64_t first = 0; first < count; first += width, target += width * region.depthWords)
-        writeWords<width>(low + first, high + first, count - first, target);
+    for (int64_t word = region.firstWord; word < region.endWord; word += mostWords) {
+      const int64_t words = smaller(region.endWord - word, mostWords);
+      for (int64_t i = 0; i < words * perWord; ++i)
+        sources[i] = elementsAt(operand, row, word * perWord + i, count, copies[i]);
+      for (int64_t first = 0; first < count; first += width) {
+        float* target = region.target + (row + first) * region.depthWords + word * width;
+        for (int64_t i = 0; i < words; ++i)
+          writeWords<width>(sources[i * perWord] + first, sources[i * perWord + perWord - 1] + first, count - first,
+                            target + i * width);
+      }
     }
   }
 }
