@@ -41,6 +41,7 @@ ${[
   enumClass("KernelCode", ordered(abi.KERNELS)),
   enumClass("Combine", ordered(abi.COMBINES)),
   enumClass("RowCore", ordered(abi.ROW_CORES)),
+  enumClass("PlaneCore", ordered(abi.PLANE_CORES)),
 ].join("\n")}
 }  // namespace binade
 `;

@@ -64,6 +64,22 @@ export {
   type ScaledLoss,
 } from "./tensor/gradients.ts";
 export { type BatchNormOptions, batchNorm, groupNorm, type RunningStatistics } from "./tensor/normalization.ts";
+export {
+  type AveragePoolOptions,
+  adaptiveAvgPool1d,
+  adaptiveAvgPool2d,
+  adaptiveMaxPool1d,
+  adaptiveMaxPool2d,
+  avgPool1d,
+  avgPool2d,
+  flatten,
+  type MaxPoolOptions,
+  maxPool1d,
+  maxPool2d,
+  type PoolOptions,
+  type UpsampleOptions,
+  upsample,
+} from "./tensor/pooling.ts";
 export { RandomStream } from "./tensor/random.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export { HostNumber, Variable } from "./tensor/variable.ts";

@@ -26,8 +26,9 @@ constexpr int64_t kOpcodeCount = 57;
 
 enum class KernelCode : int32_t {
   pointwise = 0, reduce = 1, row = 2, matmul = 3, gather = 4, scatterAdd = 5, attention = 6, attentionBackward = 7,
+  plane = 8,
 };
-constexpr int64_t kKernelCodeCount = 8;
+constexpr int64_t kKernelCodeCount = 9;
 
 enum class Combine : int32_t {
   sum = 0, product = 1, max = 2, min = 3, argMax = 4, argMin = 5, sumInt = 6,
@@ -39,5 +40,10 @@ enum class RowCore : int32_t {
   normalizeBackward = 6, crossEntropy = 7, crossEntropyBackward = 8,
 };
 constexpr int64_t kRowCoreCount = 9;
+
+enum class PlaneCore : int32_t {
+  resample = 0, resampleBackward = 1, maxPool = 2, maxPoolBackward = 3,
+};
+constexpr int64_t kPlaneCoreCount = 4;
 
 }  // namespace binade

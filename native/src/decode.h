@@ -78,5 +78,6 @@ void moveAxisToEnd(Vm* vm, int from);
 void finishVm(Reader& reader, Vm* vm);
 
 void decodeKernel(Reader& reader, Kernel* kernel);
+void decodePlane(Reader& reader, Kernel* kernel);
 
 }  // namespace binade

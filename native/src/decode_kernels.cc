@@ -313,6 +313,8 @@ void decodeKernel(Reader& reader, Kernel* kernel) {
     case KernelCode::attention:
     case KernelCode::attentionBackward:
       return decodeAttention(reader, kernel);
+    case KernelCode::plane:
+      return decodePlane(reader, kernel);
   }
 }
 

@@ -107,6 +107,31 @@ struct GatherKernel {
   Ref index, out;
 };
 
+/// One axis of planes: for each output position `count` input positions, −1 where there is none. Tables are (count, output).
+struct PlaneAxis {
+  int64_t input, output, count;
+  int32_t* positions;
+  float* weights;
+  float* divisors;  // (output)
+  bool weighted;    // not all weights are 1
+  bool divided;     // not all divisors are 1
+  /// Tap j of the positions in [low[j], high[j]) is at first[j] + position * stride, and the others have none; stride 0:
+  /// no such numbers exist.
+  int64_t stride;
+  int64_t* low;
+  int64_t* high;
+  int64_t* first;
+};
+
+/// Planes one after another, (planes, rows, columns): two inputs, then two results; binding -1: absent.
+struct PlaneKernel {
+  PlaneCore core;
+  int64_t planes;
+  PlaneAxis rows, columns;
+  Ref refs[4];
+  DType dtypes[4];
+};
+
 /// q, k, v, out, g, dq, dk, dv in the order of the words; binding -1: absent.
 struct AttentionKernel {
   int64_t batch, queries, keys, heads, width;
@@ -127,6 +152,7 @@ struct Kernel {
     const MatmulKernel* matmul;
     const GatherKernel* gather;
     const AttentionKernel* attention;
+    const PlaneKernel* plane;
   };
 };
 

@@ -44,6 +44,7 @@ export type KernelKind =
   | "contraction"
   | "placement"
   | "index"
+  | "plane"
   | "attention"
   | "attentionBackward";
 

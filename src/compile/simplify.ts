@@ -35,7 +35,8 @@ export function legalize(request: Request): Request {
 /** How much of an operand a kernel takes to be contiguous: everything, the last axis, or nothing. */
 function rowsOf({ op }: Node): "all" | "last" | null {
   if (op.kind === "index") return "all";
-  return op.kind === "composite" && op.native !== undefined && op.native.family !== "row" ? "last" : null;
+  if (op.kind !== "composite" || op.native === undefined || op.native.family === "row") return null;
+  return op.native.family === "plane" ? "all" : "last";
 }
 
 function walksRows(x: Node, unit: "all" | "last"): boolean {

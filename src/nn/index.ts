@@ -47,6 +47,20 @@ export {
 } from "./layers.ts";
 export { Module } from "./module.ts";
 export {
+  AdaptiveAvgPool1d,
+  AdaptiveAvgPool2d,
+  AdaptiveMaxPool1d,
+  AdaptiveMaxPool2d,
+  type AveragePoolLayerOptions,
+  AvgPool1d,
+  AvgPool2d,
+  Flatten,
+  MaxPool1d,
+  MaxPool2d,
+  type PoolLayerOptions,
+  Upsample,
+} from "./pooling.ts";
+export {
   ResidualBlock,
   type ResidualBlockOptions,
   ResNet,

@@ -6,6 +6,7 @@ import { CHANNEL_NORM } from "./channel-norm.ts";
 import { CONVOLUTION } from "./convolution.ts";
 import { type Attributes, type CompositeRow, type Infer, type Node, nameRows, numberOf } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
+import { POOLING } from "./pooling.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
 import { WINDOWS } from "./windows.ts";
 
@@ -302,6 +303,7 @@ export const COMPOSITE = nameRows({
   crossEntropyRows,
   crossEntropyBackward,
   ...CHANNEL_NORM,
+  ...POOLING,
   ...ATTENTION,
   ...CONVOLUTION,
   ...WINDOWS,

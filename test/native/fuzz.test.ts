@@ -7,9 +7,11 @@ import {
   Device,
   gradientsOf,
   layerNorm,
+  maxPool2d,
   scaledDotProductAttention,
   type Tensor,
   tensor,
+  upsample,
 } from "../../src/index.ts";
 
 const { addon } = loadAddon();
@@ -49,7 +51,7 @@ async function programsOf(addon: Addon): Promise<readonly BigInt64Array[]> {
       { shape, device },
     );
   const rows = tensor(Int32Array.of(1, 2, 0, 3), { device });
-  const [q, table] = [x(1, 3, 2, 4), x(5, 4)];
+  const [q, table, picture] = [x(1, 3, 2, 4), x(5, 4), x(1, 2, 4, 4)];
   const attended = scaledDotProductAttention(q, q, q);
   const results = [
     x(4, 6).exp().sum({ axes: 0 }),
@@ -63,6 +65,9 @@ async function programsOf(addon: Addon): Promise<readonly BigInt64Array[]> {
     ...gradientsOf(table.gather(rows).sum(), [table]),
     attended,
     ...gradientsOf(attended.sum(), [q]),
+    maxPool2d(x(2, 2, 4, 4), { kernelSize: 3, stride: 2, padding: 1 }),
+    ...gradientsOf(maxPool2d(picture, { kernelSize: 2 }).sum(), [picture]),
+    ...gradientsOf(upsample(picture, { scaleFactor: 1.5, mode: "bilinear" }).sum(), [picture]),
   ];
   for (const result of results) await result.data();
   return programs;

@@ -93,6 +93,19 @@ export function attention(first: number, backward: boolean): number[] {
   ]);
 }
 
+/** Maxima of pairs of the 4 rows of 6 of binding `from`, with their taps nowhere: (2, 3) at the start of `to`. */
+function maxima(from: number, to: number): number[] {
+  const axis = (input: number, output: number): number[] => [
+    ...[input, output, 2],
+    ...Array.from({ length: 2 * output }, (_, i) => i),
+    ...Array.from({ length: 2 * output }, () => bitsOf(1)),
+    ...Array.from({ length: output }, () => bitsOf(1)),
+  ];
+  const absent = [-1, -1, 0];
+  const array = (binding: number): number[] => [FORMATS.float32.code, ...refWords(binding)];
+  return kernelWords("plane", [2, 1, ...axis(4, 2), ...axis(6, 3), ...array(from), ...absent, ...array(to), ...absent]);
+}
+
 const flat = (binding: number, strides: readonly number[]) => ({ binding, dtype: "float32", strides }) as const;
 const identity = (binding: number, strides: readonly number[]): Vm => ({
   registers: 1,
@@ -151,6 +164,7 @@ export function everyKernel(): { kernels: number[][]; bindings: ArrayBufferView[
     kernelWords("scatterAdd", [1, 24, 4, 1, 1, ...refWords(3), FORMATS.int32.code, ...refWords(4), 1, ...refWords(5)]),
     attention(6, false),
     attention(6, true),
+    maxima(1, 5),
   ];
   const bindings = [
     Float32Array.from({ length: 24 }, (_, i) => Math.sin(i)),

@@ -3,6 +3,8 @@ import { describe, expect, it } from "vitest";
 import { gradients } from "../../src/autodiff/backward.ts";
 import { build as b, createInput, type Node } from "../../src/ir/graph.ts";
 import { OPS } from "../../src/ops/index.ts";
+import { sizeOf } from "../../src/ops/shape.ts";
+import { attributesOf, type TapAxis } from "../../src/ops/taps.ts";
 import { valueOfGraph } from "../support/evaluate.ts";
 import { type GradientCase, gradientErrors } from "../support/gradient-check.ts";
 import { uniforms } from "../support/random.ts";
@@ -81,6 +83,54 @@ function channelNormCases(): Record<string, GradientCase[]> {
   };
 }
 
+/** Rows over the taps of the last axes: one axis and two, windows that overlap and that do not, weights, uneven parts. */
+function poolingCases(): Record<string, GradientCase[]> {
+  const zero = { size: 0, stride: 0, padding: 0, dilation: 0, scale: 0, aligned: 0 };
+  const overlapping: TapAxis = {
+    ...zero,
+    kind: "window",
+    input: 5,
+    output: 3,
+    size: 3,
+    stride: 2,
+    padding: 1,
+    dilation: 1,
+  };
+  const apart: TapAxis = { ...zero, kind: "window", input: 4, output: 2, size: 2, stride: 2, dilation: 1 };
+  const linear: TapAxis = { ...zero, kind: "linear", input: 3, output: 5, scale: 0.6 };
+  const axes: readonly (readonly [readonly TapAxis[], string])[] = [
+    [[overlapping], "taps"],
+    [[overlapping, apart], "size"],
+    [[{ ...zero, kind: "adaptive", input: 5, output: 3 }], "taps"],
+    [[{ ...zero, kind: "nearest", input: 3, output: 4, scale: 0.75 }, linear], "none"],
+  ];
+  const from = (key: "input" | "output", list: readonly TapAxis[]): number[] => [2, ...list.map((axis) => axis[key])];
+  const linearCases = (name: "resample" | "upsample" | "resampleBackward"): GradientCase[] =>
+    axes.map(([list, divide]) => ({
+      shapes: [from(name === "resampleBackward" ? "output" : "input", list)],
+      make: first((x) => squares(b.composite(name, [x], { ...attributesOf(list), divide }))),
+    }));
+  const pools = [[overlapping], [overlapping, apart], [apart, overlapping]];
+  return {
+    resample: linearCases("resample"),
+    upsample: linearCases("upsample"),
+    resampleBackward: linearCases("resampleBackward"),
+    maxPool: pools.map((list) => ({
+      shapes: [from("input", list)],
+      make: first((x) => squares(b.composite("maxPool", [x], attributesOf(list)))),
+    })),
+    maxPoolBackward: pools.map((list) => {
+      const taps = indices(from("output", list));
+      const values = uniforms(3, sizeOf(taps.shape), 0, sizeOf(list.map(({ size }) => size))).map(Math.floor);
+      return {
+        shapes: [from("output", list)],
+        extra: new Map([[taps, values]]),
+        make: first((g) => squares(b.composite("maxPoolBackward", [g, taps], attributesOf(list)))),
+      };
+    }),
+  };
+}
+
 /** Every structured row by name; several cases where one shape does not show everything. */
 const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
   cast: [{ shapes: [[3]], make: first((x) => squares(b.cast(x, "float64"))) }],
@@ -127,6 +177,7 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
   ],
   ...convolutionCases(),
   ...channelNormCases(),
+  ...poolingCases(),
   sum: [
     { shapes: [[3, 4, 5]], make: first((x) => squares(b.sum(x, [0, 2]))) },
     { shapes: [[3, 1]], make: first((x) => squares(b.sum(x, [1]))) },
@@ -254,7 +305,7 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
 };
 
 /** Rows through which no gradient flows, and rows that pointwise.test.ts checks. */
-const FLAT: readonly string[] = ["input", "constant", "full", "iota", "random", "argMax", "argMin"];
+const FLAT: readonly string[] = ["input", "constant", "full", "iota", "random", "argMax", "argMin", "maxPoolIndex"];
 
 describe("gradients and second gradients of structured rows", () => {
   it("has a case for every row that is not pointwise", () => {

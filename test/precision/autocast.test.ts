@@ -199,6 +199,7 @@ describe("the rows", () => {
       "softplus",
       "square",
       "sum",
+      "upsample",
     ]);
   });
 

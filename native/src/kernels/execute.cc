@@ -34,6 +34,8 @@ static void runKernel(const Run& run, const Kernel& kernel) {
       return runAttention(run, *kernel.attention);
     case KernelCode::attentionBackward:
       return runAttentionBackward(run, *kernel.attention);
+    case KernelCode::plane:
+      return runPlanes(run, *kernel.plane);
   }
 }
 

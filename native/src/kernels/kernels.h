@@ -13,6 +13,7 @@ void runGather(const Run& run, const GatherKernel& kernel);
 void runScatterAdd(const Run& run, const GatherKernel& kernel);
 void runAttention(const Run& run, const AttentionKernel& kernel);
 void runAttentionBackward(const Run& run, const AttentionKernel& kernel);
+void runPlanes(const Run& run, const PlaneKernel& kernel);
 
 /// The bytes of a ref.
 static inline uint8_t* bytesAt(const Run& run, Ref ref) {

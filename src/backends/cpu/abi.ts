@@ -41,6 +41,7 @@ export const KERNELS = [
   "scatterAdd",
   "attention",
   "attentionBackward",
+  "plane",
 ] as const;
 /** How a reduction combines float32 lanes. argMax/argMin yield int32 positions (first on ties; the first NaN wins). */
 export const COMBINES = ["sum", "product", "max", "min", "argMax", "argMin", "sumInt"] as const;
@@ -56,6 +57,15 @@ export const ROW_CORES = [
   "normalizeBackward", // g(n), xhat(n), inverseDeviation(1) → dx(n); parameters: center 0|1
   "crossEntropy", // logits(n), label int32(1) → loss(1); parameter: ignored label
   "crossEntropyBackward", // g(1), logits(n), label int32(1) → dlogits(n); parameter: ignored label
+] as const;
+
+/** Cores over planes (rows × columns, one after another): inputs → results, the last two axes seen through taps. */
+// biome-ignore format: a table is read by rows
+export const PLANE_CORES = [
+  "resample", // x(input) → y(output): Σ weight · x over the taps of rows and columns, over both divisors
+  "resampleBackward", // g(output) → dx(input): the transpose
+  "maxPool", // x(input) → y(output), first tap that holds it, row-major, uint8 or int32(output)
+  "maxPoolBackward", // g(output), tap(output) → dx(input)
 ] as const;
 
 /*
@@ -91,6 +101,10 @@ export const ROW_CORES = [
  *                       out[o, i, :] = table[o, index[i], :]; all contiguous; index int32, uint32 or uint8
  * scatterAdd         := outer rows indices inner dtype values:ref indexDtype index:ref outDtype out:ref
  *                       out[o, r, :] = sum of values[o, i, :] over index[i] = r, in order of i, summed in float32
+ * plane              := core planes axis axis array array array array        rows, columns; two inputs, two results; contiguous
+ *   axis             := input output count position{output*count} weightBits{output*count} divisorBits{output}
+ *                       count taps per output position, in order; position -1: none
+ *   array            := dtype ref                                             dtype -1: absent
  * attention          := batch queries keys heads width scaleBits causal q k v out lse:ref
  * attentionBackward  := … as attention … g dq dk dv
  *   heads view       := dtype ref stride{3}                                   dtype -1: absent; absent lse: binding -1

@@ -3,7 +3,7 @@ import type { Capabilities, Program } from "../../compile/program.ts";
 import { BinadeError } from "../../errors.ts";
 import { DTYPES } from "../../formats/index.ts";
 import { type Backend, type Executable, HostBackend, hostBytes } from "../backend.ts";
-import { MAX_RANK, ROW_CORES } from "./abi.ts";
+import { MAX_RANK, PLANE_CORES, ROW_CORES } from "./abi.ts";
 import { type Addon, loadAddon } from "./loader.ts";
 import { lowerProgram } from "./lower.ts";
 
@@ -32,6 +32,7 @@ const CAPABILITIES: Capabilities = {
   dtypes: new Set(DTYPES.filter((d) => d !== "float64" && d !== "int64")),
   cores: new Set([
     ...ROW_CORES.map((core) => `row:${core}`),
+    ...PLANE_CORES.map((core) => `plane:${core}`),
     "attention:attention",
     "attentionBackward:attentionBackward",
   ]),

@@ -10,6 +10,7 @@ import { listOf, numberOf } from "../../ops/define.ts";
 import { contiguousView, extent, isContiguous, rowMajor, type Shape, sizeOf } from "../../ops/shape.ts";
 import { ABI_VERSION, COMBINES, KERNELS, ROW_CORES } from "./abi.ts";
 import { Evaluator, inputOf } from "./evaluator.ts";
+import { planeWords } from "./plane.ts";
 import { VmBuilder } from "./vm.ts";
 import { domainWords, dtypeCode, floatBits, reference, toWords, type Word } from "./words.ts";
 
@@ -66,6 +67,8 @@ function lowerKernel(kernel: Kernel): readonly NativeKernel[] {
       return placement(kernel);
     case "index":
       return [index(kernel)];
+    case "plane":
+      return [{ kind: "plane", payload: planeWords(kernel) }];
     case "attention":
     case "attentionBackward":
       return [{ kind: kernel.kind, payload: attention(kernel) }];

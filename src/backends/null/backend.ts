@@ -36,6 +36,10 @@ const ALL_CORES: ReadonlySet<string> = new Set([
   "row:normalizeBackward",
   "row:crossEntropy",
   "row:crossEntropyBackward",
+  "plane:resample",
+  "plane:resampleBackward",
+  "plane:maxPool",
+  "plane:maxPoolBackward",
   "attention:attention",
   "attentionBackward:attentionBackward",
 ]);
