@@ -5,7 +5,7 @@
 
 namespace binade {
 
-constexpr int64_t kAbiVersion = 1;
+constexpr int64_t kAbiVersion = 2;
 
 enum class DType : int32_t {
   float64 = 0, float32 = 1, float16 = 2, bfloat16 = 3, float8_e4m3fn = 4, float8_e5m2 = 5, int64 = 6, int32 = 7,
@@ -17,12 +17,13 @@ enum class Opcode : int32_t {
   neg = 0, abs = 1, sign = 2, floor = 3, ceil = 4, round = 5, sqrt = 6, exp = 7, expm1 = 8, log = 9, log1p = 10,
   sin = 11, cos = 12, tanh = 13, erf = 14, isFinite = 15, add = 16, sub = 17, mul = 18, div = 19, pow = 20,
   min = 21, max = 22, eq = 23, ne = 24, lt = 25, le = 26, gt = 27, ge = 28, and_ = 29, or_ = 30, select = 31,
-  constant = 32, roundFloat16 = 33, roundBfloat16 = 34, roundFloat8E4m3fn = 35, roundFloat8E5m2 = 36, toInt32 = 37,
-  toUint32 = 38, fromInt32 = 39, fromUint32 = 40, addInt = 41, subInt = 42, mulInt = 43, negInt = 44, minInt = 45,
-  maxInt = 46, minUint = 47, maxUint = 48, eqInt = 49, neInt = 50, ltInt = 51, leInt = 52, ltUint = 53, leUint = 54,
-  random = 55, position = 56,
+  productSum = 32, scaledSum = 33, scaledProduct = 34, constant = 35, addConstant = 36, mulConstant = 37,
+  erfPlusOne = 38, gaussian = 39, roundFloat16 = 40, roundBfloat16 = 41, roundFloat8E4m3fn = 42,
+  roundFloat8E5m2 = 43, toInt32 = 44, toUint32 = 45, fromInt32 = 46, fromUint32 = 47, addInt = 48, subInt = 49,
+  mulInt = 50, negInt = 51, minInt = 52, maxInt = 53, minUint = 54, maxUint = 55, eqInt = 56, neInt = 57,
+  ltInt = 58, leInt = 59, ltUint = 60, leUint = 61, random = 62, position = 63,
 };
-constexpr int64_t kOpcodeCount = 57;
+constexpr int64_t kOpcodeCount = 64;
 
 enum class KernelCode : int32_t {
   pointwise = 0, reduce = 1, row = 2, matmul = 3, gather = 4, scatterAdd = 5, attention = 6, attentionBackward = 7,

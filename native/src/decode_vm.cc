@@ -227,9 +227,9 @@ void moveAxisToEnd(Vm* vm, int from) {
 
 static int arityOf(Opcode opcode) {
   if (opcode == Opcode::constant || isGenerator(opcode)) return 0;
-  if (opcode == Opcode::select) return 3;
+  if (opcode == Opcode::select || opcode == Opcode::productSum) return 3;
   if (opcode <= Opcode::isFinite || opcode == Opcode::negInt) return 1;
-  return opcode >= Opcode::roundFloat16 && opcode <= Opcode::fromUint32 ? 1 : 2;
+  return opcode >= Opcode::addConstant && opcode <= Opcode::fromUint32 ? 1 : 2;
 }
 
 /// Stable partition: items whose flag is set come first. Returns how many.

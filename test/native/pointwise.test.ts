@@ -293,6 +293,90 @@ describe.skipIf(skipReason !== undefined)("pointwise views", () => {
     }
   });
 
+  /** x is register 0, y 1, z 2; the result is register 3. */
+  const half = bitsOf(0.5);
+  it.each([
+    [
+      "productSum",
+      [0, 1, 2, 0],
+      [
+        ["mul", 4, 0, 1],
+        ["add", 3, 4, 2],
+      ],
+    ],
+    [
+      "scaledSum",
+      [0, 1, 0, half],
+      [
+        ["constant", 4, 0, 0, 0, half],
+        ["mul", 4, 0, 4],
+        ["add", 3, 4, 1],
+      ],
+    ],
+    [
+      "scaledProduct",
+      [0, 1, 0, half],
+      [
+        ["constant", 4, 0, 0, 0, half],
+        ["mul", 4, 0, 4],
+        ["mul", 3, 4, 1],
+      ],
+    ],
+    [
+      "addConstant",
+      [0, 0, 0, half],
+      [
+        ["constant", 4, 0, 0, 0, half],
+        ["add", 3, 0, 4],
+      ],
+    ],
+    [
+      "mulConstant",
+      [0, 0, 0, half],
+      [
+        ["constant", 4, 0, 0, 0, half],
+        ["mul", 3, 0, 4],
+      ],
+    ],
+    [
+      "erfPlusOne",
+      [0, 0, 0, half],
+      [
+        ["constant", 4, 0, 0, 0, half],
+        ["mul", 3, 0, 4],
+        ["erf", 3, 3],
+        ["constant", 4, 0, 0, 0, bitsOf(1)],
+        ["add", 3, 3, 4],
+      ],
+    ],
+    [
+      "gaussian",
+      [0, 0, 0, bitsOf(-0.5)],
+      [
+        ["constant", 4, 0, 0, 0, bitsOf(-0.5)],
+        ["mul", 3, 0, 0],
+        ["mul", 3, 3, 4],
+        ["exp", 3, 3],
+      ],
+    ],
+  ] as const)("%s has the bits of the instructions that it stands for", (opcode, [a, b, c, imm], longer) => {
+    const zs = Float32Array.from(xs, (_, i) => at(xs, (i * 104729 + 7) % xs.length));
+    const code = { short: [[opcode, 3, a, b, c, imm]] as const, long: longer };
+    const [short, long] = [code.short, code.long].map((instructions) => {
+      const out = new Float32Array(xs.length);
+      const kernel = pointwise([xs.length], {
+        registers: 5,
+        loads: [0, 1, 2].map((reg) => ({ reg, view: flat(reg + 1, "float32") })),
+        code: instructions,
+        stores: [{ reg: 3, view: flat(4, "float32") }],
+      });
+      expect(runKernels([kernel], [xs, ys, zs, out])).toBeNull();
+      return out;
+    }) as [Float32Array, Float32Array];
+    const i = firstDifference(short, long);
+    expect(i, `${opcode}(${xs[i]}, ${ys[i]}, ${zs[i]}) gave ${short[i]}, not ${long[i]}`).toBe(-1);
+  });
+
   it("computes values that are the same everywhere once, and in any register order", () => {
     const n = 5000;
     const x = Float32Array.from({ length: n }, (_, i) => i);

@@ -36,14 +36,16 @@ static inline float floatOfBits(uint32_t bits) {
 
 static inline float bfloat16ToFloat(uint16_t bits) { return floatOfBits(static_cast<uint32_t>(bits) << 16); }
 
-static inline uint16_t floatToBfloat16(float value) {
+/// The float32 bits whose upper half is the nearest bfloat16; the lower half is not cleared.
+static inline uint32_t roundedToBfloat16(float value) {
   const uint32_t bits = bitsOfFloat(value);
   // Adding 0x7fff + (lowest kept bit) carries into the kept half exactly when nearest-even rounds up; the carry out of
   // the mantissa increments the exponent, which is right for binade ends and for overflow to infinity alike.
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t quiet = (bits >> 16) | 0x40u;
-  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return value == value ? rounded : bits | 0x00400000u;
 }
+
+static inline uint16_t floatToBfloat16(float value) { return static_cast<uint16_t>(roundedToBfloat16(value) >> 16); }
 
 /// Widens a narrow magnitude (sign removed) whose exponent and mantissa stand at float32's places, biased by
 /// 127 - rebias. `infinity`: the magnitude's all-ones exponent in place; magnitudes >= it are infinity or NaN.
@@ -206,7 +208,7 @@ static inline void roundArray(DType format, float* values, int64_t count) {
   uint16_t narrow[256];
   if (format == DType::float32) return;
   if (format == DType::bfloat16) {
-    for (int64_t i = 0; i < count; ++i) values[i] = bfloat16ToFloat(floatToBfloat16(values[i]));
+    for (int64_t i = 0; i < count; ++i) values[i] = floatOfBits(roundedToBfloat16(values[i]) & 0xffff0000u);
     return;
   }
   for (int64_t i = 0; i < count; i += 256) {

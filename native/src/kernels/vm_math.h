@@ -71,14 +71,14 @@ static inline Reduced reduceByLn2(float x) {
   return {static_cast<int32_t>(bitsOfFloat(shifted) - bitsOfFloat(kRoundingShift)), r};
 }
 
-/// (e^r - 1 - r) / r^2 for |r| <= 0.347. Error 2^-31 relative to e^r - 1, 2^-33 to e^r.
+/// (e^r - 1 - r) / r^2 for |r| <= 0.347. Error 2^-31 relative to e^r - 1, 2^-33 to e^r. Pairs of terms, so that few
+/// operations wait for each other: a processor holds the operations of two or three vectors at a time.
 static inline float expTail(float r) {
-  float p = 0x1.9e77dap-13f;
-  p = p * r + 0x1.6d3a5ep-10f;
-  p = p * r + 0x1.1112d6p-7f;
-  p = p * r + 0x1.5554f8p-5f;
-  p = p * r + 0x1.555554p-3f;
-  return p * r + 0.5f;
+  const float square = r * r;
+  const float high = 0x1.9e77dap-13f * r + 0x1.6d3a5ep-10f;
+  const float middle = 0x1.1112d6p-7f * r + 0x1.5554f8p-5f;
+  const float low = 0x1.555554p-3f * r + 0.5f;
+  return (high * square + middle) * square + low;
 }
 
 /// e^x within 1 ulp, subnormal results included (rounded once, by the last product).
@@ -91,6 +91,13 @@ static inline float expOf(float x) {
   // Two factors: 2^128 and 2^-150 are no floats.
   const int32_t half = reduced.n >> 1;
   return mantissa * powerOfTwo(half) * powerOfTwo(reduced.n - half);
+}
+
+/// As expOf, for x in [-80, 80] or NaN, where one factor is enough.
+static inline float expInside(float x) {
+  const Reduced reduced = reduceByLn2(x);
+  const float r = reduced.r;
+  return ((r * r * expTail(r) + r) + 1.0f) * powerOfTwo(reduced.n);
 }
 
 /// e^x - 1 within 2 ulp.
@@ -180,24 +187,16 @@ static inline float erfOf(float x) {
   const float magnitude = absolute(x);
   const float square = magnitude * magnitude;
   // erf(a) / a - 1 in a^2, on a <= 0.9. Error 2^-30 relative to erf.
-  float p = 0x1.4d2864p-14f;
-  p = p * square + -0x1.a583bcp-11f;
-  p = p * square + 0x1.543f2ap-8f;
-  p = p * square + -0x1.b80062p-6f;
-  p = p * square + 0x1.ce2d60p-4f;
-  p = p * square + -0x1.812740p-2f;
-  p = p * square + 0x1.06eba8p-3f;
-  const float small = magnitude * p + magnitude;
+  const float fourth = square * square;
+  const float p01 = -0x1.812740p-2f * square + 0x1.06eba8p-3f, p23 = -0x1.b80062p-6f * square + 0x1.ce2d60p-4f;
+  const float p45 = -0x1.a583bcp-11f * square + 0x1.543f2ap-8f;
+  const float small = magnitude * (((0x1.4d2864p-14f * fourth + p45) * fourth + p23) * fourth + p01) + magnitude;
   // -log(erfc(a)) on [0.9, 3.95]; beyond, erfc < 2^-25 and the difference is 1. Error 2^-29 relative to erf.
   const float a = magnitude > 4.0f ? 4.0f : magnitude;
-  float q = -0x1.9faee6p-13f;
-  q = q * a + 0x1.91cb56p-9f;
-  q = q * a + -0x1.6d9c5ap-6f;
-  q = q * a + 0x1.aa72fep-4f;
-  q = q * a + 0x1.4621bcp-1f;
-  q = q * a + 0x1.20b752p+0f;
-  q = q * a + 0x1.5d0f52p-13f;
-  const float large = 1.0f - expOf(-q);
+  const float a2 = a * a;
+  const float q01 = 0x1.20b752p+0f * a + 0x1.5d0f52p-13f, q23 = 0x1.aa72fep-4f * a + 0x1.4621bcp-1f;
+  const float q45 = 0x1.91cb56p-9f * a + -0x1.6d9c5ap-6f;
+  const float large = 1.0f - expInside(-(((-0x1.9faee6p-13f * a2 + q45) * a2 + q23) * a2 + q01));
   return copySign(magnitude < 0.9f ? small : large, x);
 }
 

@@ -92,6 +92,18 @@ static void executeBinary(Opcode opcode, const Lanes& lanes) {
   }
 }
 
+/// Instructions that hold a literal: what pairs and longer runs of the others compute, operation by operation.
+static void executeWithLiteral(Opcode opcode, const Lanes& lanes, float c) {
+  switch (opcode) {
+    case Opcode::addConstant: return unary(lanes, [c](float a) { return a + c; });
+    case Opcode::mulConstant: return unary(lanes, [c](float a) { return a * c; });
+    case Opcode::erfPlusOne: return unary(lanes, [c](float a) { return erfOf(a * c) + 1.0f; });
+    case Opcode::gaussian: return unary(lanes, [c](float a) { return expOf((a * a) * c); });
+    case Opcode::scaledSum: return binary(lanes, [c](float a, float b) { return a * c + b; });
+    default: return binary(lanes, [c](float a, float b) { return (a * c) * b; });
+  }
+}
+
 static void executeInteger(Opcode opcode, const Lanes& lanes) {
   using U = uint32_t;
   switch (opcode) {
@@ -113,6 +125,7 @@ static void executeInteger(Opcode opcode, const Lanes& lanes) {
 }
 
 static void roundLanes(DType format, const Lanes& lanes) {
+  if (format == DType::bfloat16) return unary(lanes, [](float a) { return floatOfBits(roundedToBfloat16(a) & 0xffff0000u); });
   uint16_t narrow[kBlockLanes];
   narrowArray(format, lanes.a, narrow, lanes.count);
   widenArray(format, narrow, lanes.dst, lanes.count);
@@ -128,6 +141,17 @@ static void selectLanes(const Lanes& lanes) {
   for (int i = 0; i < count; ++i) dst[i] = condition[i] != 0.0f ? b[i] : c[i];
 }
 
+/// a · b + c, where the product rounds before it is added.
+static void addProduct(const Lanes& lanes) {
+  float* dst = lanes.dst;
+  const float* a = lanes.a;
+  const float* b = lanes.b;
+  const float* c = lanes.c;
+  const int count = lanes.count & ~15;
+  BINADE_INDEPENDENT
+  for (int i = 0; i < count; ++i) dst[i] = a[i] * b[i] + c[i];
+}
+
 void execute(const Instruction& instruction, float* registers, int count) {
   const Lanes lanes = {registers + instruction.dst * kBlockLanes, registers + instruction.a * kBlockLanes,
                        registers + instruction.b * kBlockLanes, registers + instruction.c * kBlockLanes, count};
@@ -137,10 +161,17 @@ void execute(const Instruction& instruction, float* registers, int count) {
   if (opcode >= Opcode::addInt) return executeInteger(opcode, lanes);
   switch (opcode) {
     case Opcode::select: return selectLanes(lanes);
+    case Opcode::productSum: return addProduct(lanes);
     case Opcode::constant: {
       const float value = floatOfBits(instruction.imm);
       return unary(lanes, [value](float) { return value; });
     }
+    case Opcode::addConstant:
+    case Opcode::mulConstant:
+    case Opcode::erfPlusOne:
+    case Opcode::gaussian:
+    case Opcode::scaledSum:
+    case Opcode::scaledProduct: return executeWithLiteral(opcode, lanes, floatOfBits(instruction.imm));
     case Opcode::roundFloat16: return roundLanes(DType::float16, lanes);
     case Opcode::roundBfloat16: return roundLanes(DType::bfloat16, lanes);
     case Opcode::roundFloat8E4m3fn: return roundLanes(DType::float8_e4m3fn, lanes);

@@ -2,7 +2,7 @@
 import { FN, type Fn } from "../../ops/expr.ts";
 
 /** Raised whenever a code or a layout below changes; the addon refuses programs of another version. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 /**
  * Opcodes of the pointwise engine beyond the scalar primitives of `FN` (which come first, in table order).
@@ -10,7 +10,11 @@ export const ABI_VERSION = 1;
  */
 // biome-ignore format: a table is read by rows
 export const EXTRA_OPCODES = [
+  "productSum", // dst = a · b + c; both operations round
+  "scaledSum", "scaledProduct", // dst = imm · a + b and (imm · a) · b; both operations round
   "constant", // dst = imm (32 bits)
+  "addConstant", "mulConstant", // dst = a + imm, a · imm
+  "erfPlusOne", "gaussian", // dst = erf(imm · a) + 1 and exp(imm · (a · a)), each operation rounded
   "roundFloat16", "roundBfloat16", "roundFloat8E4m3fn", "roundFloat8E5m2", // dst = a rounded to nearest even, kept as float32
   "toInt32", "toUint32", "fromInt32", "fromUint32", // conversions; to-int truncates and saturates, NaN becomes 0
   "addInt", "subInt", "mulInt", "negInt", // wrap around

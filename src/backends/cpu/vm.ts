@@ -4,6 +4,7 @@ import { type DType, isFloat } from "../../formats/index.ts";
 import { type Dialect, FN, type Fn } from "../../ops/expr.ts";
 import type { View } from "../../ops/shape.ts";
 import { MAX_REGISTERS, OPCODES, type Opcode } from "./abi.ts";
+import { type Code, shorten } from "./idioms.ts";
 import { floatBits, viewWords, type Word } from "./words.ts";
 
 /** A virtual register. */
@@ -14,7 +15,7 @@ interface Load {
   readonly words: readonly Word[];
 }
 
-interface Instruction {
+export interface Instruction {
   readonly opcode: Opcode;
   readonly dst: Register;
   readonly args: readonly Register[];
@@ -23,7 +24,7 @@ interface Instruction {
   readonly key?: number;
 }
 
-interface Store {
+export interface Store {
   readonly register: Register;
   readonly words: readonly Word[];
 }
@@ -164,16 +165,17 @@ export class VmBuilder {
 
   /** The section's words. */
   words(): readonly Word[] {
-    const hoisted = this.#allocate(this.#invariants());
+    const code = shorten({ instructions: this.#instructions, stores: this.#stores });
+    const hoisted = this.#allocate(code, this.#invariants(code));
     // Computing what is the same in every block once per task costs a register for good.
-    const { physical, count } = hoisted.count <= MAX_REGISTERS ? hoisted : this.#allocate(new Set());
+    const { physical, count } = hoisted.count <= MAX_REGISTERS ? hoisted : this.#allocate(code, new Set());
     const at = (r: Register | undefined): Word => (r === undefined ? 0 : (physical.get(r) ?? 0));
     return [
       Math.max(1, count),
       this.#loads.length,
       ...this.#loads.flatMap(({ register, words }) => [at(register), ...words]),
-      this.#instructions.length,
-      ...this.#instructions.flatMap(({ opcode, dst, args: [a, b, c], imm, key }) => [
+      code.instructions.length,
+      ...code.instructions.flatMap(({ opcode, dst, args: [a, b, c], imm, key }) => [
         OPCODES[opcode],
         at(dst),
         key ?? at(a),
@@ -181,31 +183,34 @@ export class VmBuilder {
         at(c),
         imm,
       ]),
-      this.#stores.length,
-      ...this.#stores.flatMap(({ register, words }) => [at(register), ...words]),
+      code.stores.length,
+      ...code.stores.flatMap(({ register, words }) => [at(register), ...words]),
     ];
   }
 
   /** Registers that hold the same lanes in every block: the engine computes them once per task if nothing else writes them. */
-  #invariants(): ReadonlySet<Register> {
+  #invariants({ instructions }: Code): ReadonlySet<Register> {
     const fixed = new Set<Register>();
     for (const { register, words } of this.#loads) {
       const inMemory = words[0] === 0;
       if (inMemory && words.slice(4).every((stride) => stride === 0)) fixed.add(register);
     }
-    for (const { opcode, dst, args, key } of this.#instructions) {
+    for (const { opcode, dst, args, key } of instructions) {
       if (opcode !== "position" && key === undefined && args.every((r) => fixed.has(r))) fixed.add(dst);
     }
     return fixed;
   }
 
   /** Linear scan: loads are live from the start, every other register from its instruction, each until its last use; those of `fixed` for good. */
-  #allocate(fixed: ReadonlySet<Register>): { physical: ReadonlyMap<Register, number>; count: number } {
+  #allocate(
+    { instructions, stores }: Code,
+    fixed: ReadonlySet<Register>,
+  ): { physical: ReadonlyMap<Register, number>; count: number } {
     const lastUse = new Map<Register, number>();
-    this.#instructions.forEach(({ args }, i) => {
+    instructions.forEach(({ args }, i) => {
       for (const r of args) lastUse.set(r, i);
     });
-    for (const { register } of this.#stores) lastUse.set(register, this.#instructions.length);
+    for (const { register } of stores) lastUse.set(register, instructions.length);
     const physical = new Map<Register, number>();
     const free: number[] = [];
     let count = 0;
@@ -213,7 +218,7 @@ export class VmBuilder {
       physical.set(r, (fixed.has(r) ? undefined : free.pop()) ?? count++);
     };
     for (const { register } of this.#loads) take(register);
-    this.#instructions.forEach(({ dst, args }, i) => {
+    instructions.forEach(({ dst, args }, i) => {
       for (const r of new Set(args)) if (lastUse.get(r) === i && !fixed.has(r)) free.push(physical.get(r) ?? 0);
       take(dst);
       if (!lastUse.has(dst) && !fixed.has(dst)) free.push(physical.get(dst) ?? 0);
