@@ -21,6 +21,8 @@ export type ErrorCode =
   | "tensor.disposed"
   | "device.unavailable"
   | "device.failed"
+  | "memory.insufficient"
+  | "memory.budget"
   | "file.missing"
   | "file.unreadable"
   | "file.write"

@@ -1,5 +1,6 @@
 /** The public surface: re-exports only. */
 export type { DeviceKind } from "./backends/backend.ts";
+export type { AliveValues, ArenaCategory, MemoryPlan, ResidentCategory } from "./compile/plan.ts";
 export { BinadeError, type ErrorCode } from "./errors.ts";
 export { type DType, FORMATS } from "./formats/index.ts";
 export * as nn from "./nn/index.ts";
@@ -26,7 +27,7 @@ export {
 } from "./precision/lossScale.ts";
 export { formatPolicy, type Policy, parsePolicy } from "./precision/policy.ts";
 export { type CheckpointOptions, checkpoint } from "./tensor/checkpoint.ts";
-export { type Compiled, compile, debug } from "./tensor/compile.ts";
+export { type Compiled, type CompileOptions, compile, debug } from "./tensor/compile.ts";
 export {
   type ConvolutionOptions,
   conv1d,
@@ -64,6 +65,7 @@ export {
   type ScaledLoss,
 } from "./tensor/gradients.ts";
 export { type BatchNormOptions, batchNorm, groupNorm, type RunningStatistics } from "./tensor/normalization.ts";
+export { formatMemoryPlan } from "./tensor/plan.ts";
 export {
   type AveragePoolOptions,
   adaptiveAvgPool1d,

@@ -201,10 +201,12 @@ size_t elementByteLength(napi_typedarray_type type) {
   }
 }
 
-/// Memory of a typed array or DataView; false for any other value. Kinds newer than Node-API 8 count bytes as elements,
-/// which can only make a buffer look too short.
+/// Memory of an ArrayBuffer, a typed array or a DataView; false for any other value. Kinds newer than Node-API 8 count bytes
+/// as elements, which can only make a buffer look too short. Beyond 4 GiB, typed arrays of bytes end in older versions of Node.
 bool memoryOf(napi_env env, napi_value view, void** data, size_t* byteLength) {
-  bool typed = false, dataView = false;
+  bool whole = false, typed = false, dataView = false;
+  napi_is_arraybuffer(env, view, &whole);
+  if (whole) return napi_get_arraybuffer_info(env, view, data, byteLength) == napi_ok;
   napi_is_typedarray(env, view, &typed);
   if (typed) {
     napi_typedarray_type type = napi_int8_array;
@@ -222,7 +224,7 @@ bool bindMemory(napi_env env, napi_value view, int64_t index, Job* job) {
   size_t byteLength = 0;
   const std::string subject = "run: binding " + std::to_string(index);
   if (!memoryOf(env, view, &data, &byteLength)) {
-    throwError(env, subject + ": expected a typed array or DataView, got another value");
+    throwError(env, subject + ": expected an ArrayBuffer, typed array or DataView, got another value");
     return false;
   }
   const int64_t needed = job->program->byteLengths[index];

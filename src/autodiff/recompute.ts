@@ -21,12 +21,15 @@ export function recomputing<T>(forward: () => T): T {
 
 const isLeaf = ({ op }: Node): boolean => op.kind === "source" && op.source === "input";
 
+/** What a view or a cast is made of. */
+const formOf = ({ op, inputs: [x] }: Node): Node | undefined =>
+  op.kind === "movement" || (op.kind === "pointwise" && op.converts === true) ? x : undefined;
+
 /** The node computes itself anew for backward, or is a view or cast of one that does. */
-function recomputes({ op, inputs }: Node): boolean {
-  if (op.kind === "pointwise" && op.recompute === true) return true;
-  const [x] = inputs;
-  const passes = op.kind === "movement" || (op.kind === "pointwise" && op.converts === true);
-  return passes && x !== undefined && !regionOf.has(x) && recomputes(x);
+function recomputes(node: Node): boolean {
+  if (node.op.kind === "pointwise" && node.op.recompute === true) return true;
+  const x = formOf(node);
+  return x !== undefined && !regionOf.has(x) && recomputes(x);
 }
 
 /** The view that gradients have of forward's values. */
@@ -45,6 +48,7 @@ export class Recomputation {
    * computed anew before the first cotangent that asks for it is known.
    */
   seenFrom(reader: Node, node: Node, g: Node): Node {
+    if (this.#isFree(node)) return node;
     const region = regionOf.get(reader);
     if (region !== undefined) return region.has(node) ? this.#inside(region, node, g) : this.#outside(node, g, region);
     if (reader === node) return recomputes(node) ? this.#row(node, g) : node;
@@ -56,13 +60,23 @@ export class Recomputation {
   /** What a recomputation reads: kept, and behind a barrier, unless it computes itself anew. */
   #outside(node: Node, g: Node, region: Region | null): Node {
     if (!regionOf.has(node) && recomputes(node)) return this.#row(node, g);
-    const isConstant = node.op.kind === "source" && node.op.source === "constant";
-    if (isConstant || this.#targets.has(node)) return node;
+    if (this.#isFree(node)) return node;
     const barriers = this.#barriers.get(region) ?? new Map<Node, Node>();
     this.#barriers.set(region, barriers);
     const barrier = barriers.get(node) ?? build.barrier(node, g);
     barriers.set(node, barrier);
     return barrier;
+  }
+
+  /**
+   * Literals, what gradients are asked for, and views and casts of these, which kernels make of it while they read it. (A
+   * weight's cast is one node for all that ask for it, in whatever region and recording.)
+   */
+  #isFree(node: Node): boolean {
+    const { op } = node;
+    if ((op.kind === "source" && op.source === "constant") || this.#targets.has(node)) return true;
+    const x = formOf(node);
+    return x !== undefined && this.#isFree(x);
   }
 
   #row(node: Node, g: Node): Node {

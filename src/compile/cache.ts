@@ -11,7 +11,7 @@ export interface Structure {
   readonly leaves: readonly Node[];
 }
 
-export function structureOf({ outputs, assignments }: Request): Structure {
+export function structureOf({ outputs, assignments, losses = [], gradients = [] }: Request): Structure {
   const roots = [...outputs, ...assignments.keys(), ...assignments.values()];
   const numbers = new Map<Node, number>();
   const leaves: Node[] = [];
@@ -24,7 +24,7 @@ export function structureOf({ outputs, assignments }: Request): Structure {
   });
   const show = (nodes: Iterable<Node>): string => [...nodes].map((n) => numbers.get(n)).join();
   return {
-    key: `${lines.join(";")}→${show(outputs)}|${show(assignments.keys())}=${show(assignments.values())}`,
+    key: `${lines.join(";")}→${show(outputs)}|${show(assignments.keys())}=${show(assignments.values())}|${show(losses)}|${show(gradients)}`,
     leaves,
   };
 }

@@ -8,7 +8,7 @@ import { contiguousView, sizeOf } from "../ops/shape.ts";
 import { type Group, isInput, type Partition, partition } from "./fuse.ts";
 import { isBarrier, memoryOf, sourceOf } from "./inline.ts";
 import { planOffsets } from "./memory.ts";
-import type { Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
+import type { Allocation, Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
 import { readsOf, type Schedule, schedule } from "./schedule.ts";
 import { COPY, decompose, legalize, simplify } from "./simplify.ts";
 
@@ -49,7 +49,7 @@ class Assembly {
   readonly #plan: Schedule;
   readonly #bindings: { role: Binding["role"]; node: Node }[] = [];
   readonly #slots = new Map<Node, StorageSlot>();
-  readonly #lifetimes: { from: number; to: number; byteLength: number }[] = [];
+  readonly #lifetimes: { node: Node; from: number; to: number; byteLength: number }[] = [];
   readonly #copies: { value: Node; slot: StorageSlot; commits: boolean; staged: boolean }[] = [];
 
   constructor(nodes: readonly Node[], request: Request, parts: Partition, plan: Schedule) {
@@ -88,13 +88,30 @@ class Assembly {
       kernels: [...kernels.slice(0, commitFrom), ...before, ...kernels.slice(commitFrom), ...after],
       commitFrom: commitFrom + before.length,
       arenaByteLength: byteLength,
+      allocations: this.#allocations(offsets, before.length, kernels.length + before.length + after.length),
       bindings: this.#bindings.map(({ role, node }, index) => ({
         role,
         node,
         buffer: bufferOf(node, { kind: "binding", index }),
       })),
       outputs,
+      losses: this.#request.losses ?? [],
+      gradients: this.#request.gradients ?? [],
     };
+  }
+
+  /** Lifetimes count the kernels of the schedule; copies of staged leaves come in between, the others after the last. */
+  #allocations(offsets: readonly number[], inserted: number, kernelCount: number): readonly Allocation[] {
+    const { commitFrom, order } = this.#plan;
+    const at = (position: number): number =>
+      position >= order.length ? kernelCount - 1 : position < commitFrom ? position : position + inserted;
+    return this.#lifetimes.map(({ node, from, to, byteLength }, i) => ({
+      node,
+      byteOffset: offsets[i] ?? 0,
+      byteLength,
+      from: at(from),
+      to: at(to),
+    }));
   }
 
   #slotOf(node: Node): StorageSlot {
@@ -134,7 +151,7 @@ class Assembly {
       for (const node of membersOf(group)) {
         if (!stored.has(node) || this.#slots.has(node)) continue;
         this.#slots.set(node, { arena: this.#lifetimes.length });
-        this.#lifetimes.push({ from: at, to: at, byteLength: bytesOf(node) });
+        this.#lifetimes.push({ node, from: at, to: at, byteLength: bytesOf(node) });
       }
       for (const node of readsOf(group, this.#parts.inline)) this.#extend(node, at);
     });
@@ -143,7 +160,7 @@ class Assembly {
       if (!copy.staged) continue;
       // A variable that takes another leaf's old value reads it before anything is overwritten.
       const slot = { arena: this.#lifetimes.length };
-      this.#lifetimes.push({ from: 0, to: end, byteLength: bytesOf(copy.value) });
+      this.#lifetimes.push({ node: copy.value, from: 0, to: end, byteLength: bytesOf(copy.value) });
       this.#staging.set(copy.value, slot);
     }
   }

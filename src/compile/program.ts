@@ -76,19 +76,52 @@ export interface Binding {
   readonly buffer: Buffer;
 }
 
+/** An intermediate's place in the arena, from the kernel that writes it to the last that touches it. */
+export interface Allocation {
+  readonly node: Node;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+  readonly from: number;
+  readonly to: number;
+}
+
 export interface Program {
   readonly kernels: readonly Kernel[];
   /** Kernels from here on write variables; a backend runs them only if no kernel before raised a fault. */
   readonly commitFrom: number;
   readonly arenaByteLength: number;
+  /** What the arena holds. */
+  readonly allocations: readonly Allocation[];
   /** Buffers handed over at run time, in order. A variable that is assigned is an input that kernels also write. */
   readonly bindings: readonly Binding[];
   /** Binding index of every requested output, in the order requested. */
   readonly outputs: readonly number[];
+  /** As in the request, after rewriting. */
+  readonly losses: readonly Node[];
+  readonly gradients: readonly Node[];
 }
 
 /** What the program computes: values to return, and variables (leaves) to overwrite with new values. */
 export interface Request {
   readonly outputs: readonly Node[];
   readonly assignments: ReadonlyMap<Node, Node>;
+  /** Of what is computed, what was differentiated and what came of it: a memory plan tells them apart. Default none. */
+  readonly losses?: readonly Node[];
+  readonly gradients?: readonly Node[];
+}
+
+/** The request with `change` applied to every value that it names, and `target` to the variables. */
+export function mapRequest(
+  { outputs, assignments, losses = [], gradients = [] }: Request,
+  change: (values: readonly Node[]) => readonly Node[],
+  target: (leaf: Node) => Node = (leaf) => leaf,
+): Required<Request> {
+  const values = [...change([...outputs, ...assignments.values(), ...losses, ...gradients])];
+  const take = (count: number): Node[] => values.splice(0, count);
+  return {
+    outputs: take(outputs.length),
+    assignments: new Map([...assignments.keys()].map((leaf) => [target(leaf), take(1)[0] as Node])),
+    losses: take(losses.length),
+    gradients: take(gradients.length),
+  };
 }

@@ -5,7 +5,7 @@ import { rewrite } from "../ir/walk.ts";
 import type { OpOf, PointwiseRow } from "../ops/define.ts";
 import { isContiguous, sameShape, sizeOf } from "../ops/shape.ts";
 import { isBarrier, memoryOf, sourceOf } from "./inline.ts";
-import type { Capabilities, Request } from "./program.ts";
+import { type Capabilities, mapRequest, type Request } from "./program.ts";
 
 /** Claimed composites stay; the rest become simpler rows. */
 export function decompose(request: Request, { cores }: Capabilities): Request {
@@ -61,13 +61,7 @@ export const COPY: OpOf<PointwiseRow> = {
 };
 
 function rewriteRequest(request: Request, rule: (node: Node) => Node): Request {
-  const targets = [...request.assignments];
-  const roots = rewrite([...request.outputs, ...targets.map(([, value]) => value)], rule);
-  const values = roots.slice(request.outputs.length);
-  return {
-    outputs: roots.slice(0, request.outputs.length),
-    assignments: new Map(targets.map(([leaf, value], i) => [leaf, values[i] ?? value])),
-  };
+  return mapRequest(request, (values) => rewrite(values, rule));
 }
 
 type Rule = (node: Node) => Node | undefined;

@@ -58,7 +58,8 @@ abstract class Convolution extends Module {
     const seeds = seedsOf(options.seed);
     const shape = [channels.first, channels.second / groups, ...kernel];
     const init = options.initialWeight ?? kaimingUniform();
-    this.weight = new Variable("weight", shape, "float32", init(shape, seeds.next()));
+    const random = seeds.next();
+    this.weight = new Variable("weight", shape, "float32", () => init(shape, random));
     const bound = 1 / Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1));
     const initialBias = options.initialBias ?? uniform({ low: -bound, high: bound });
     const biasShape = [channels.out];

@@ -20,7 +20,8 @@ import { Module } from "./module.ts";
 
 /** A float32 parameter with initial values. */
 function parameter(name: string, shape: readonly number[], init: Initializer, seeds: SeedSequence): Variable {
-  return new Variable(name, shape, "float32", init(shape, seeds.next()));
+  const random = seeds.next();
+  return new Variable(name, shape, "float32", () => init(shape, random));
 }
 
 export interface LinearOptions {

@@ -84,7 +84,10 @@ export abstract class Module {
   #named(): readonly Found[] {
     const found = new Map<Variable, Found>();
     for (const item of variablesIn(this, "", new Set())) if (!found.has(item.variable)) found.set(item.variable, item);
-    for (const { path, variable } of found.values()) if (depth(path) >= depth(variable.name)) variable.name = path;
+    for (const { path, variable, isBuffer } of found.values()) {
+      if (depth(path) >= depth(variable.name)) variable.name = path;
+      if (!isBuffer) variable.role = "parameter";
+    }
     return [...found.values()];
   }
 }

@@ -3,6 +3,7 @@ import { BinadeError } from "../errors.ts";
 import { isNonNegative, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { decideStep } from "../tensor/following.ts";
 import { type Grads, originOf, type Parameters, parametersOf } from "../tensor/gradients.ts";
+import type { VariableRole } from "../tensor/runtime.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { HostNumber, Variable } from "../tensor/variable.ts";
 
@@ -87,13 +88,15 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
   readonly #rule: Rule<S>;
   readonly #groups: readonly Group<S>[];
   /** The applied clock. */
-  readonly #steps = new Variable("step", [], "int32");
+  readonly #steps: Variable;
 
   constructor(rule: Rule<S>, source: ParameterSource<Partial<S>>, options: Partial<S>) {
     this.#rule = rule;
     requireKnownKeys(rule.name, options, Object.keys(rule.defaults));
     this.#groups = groupsOf(source).map((group) => this.#makeGroup(group, options));
     requireDistinct(rule.name, this.parameters());
+    this.#steps = new Variable("step", [], "int32", undefined, this.parameters()[0]?.device);
+    this.#steps.role = "optimizerState";
   }
 
   #makeGroup({ parameters, ...own }: Grouped, options: Partial<S>): Group<S> {
@@ -114,11 +117,19 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
       const sentence = `${this.#rule.name}: parameter ${name} is ${dtype}, expected float32, bfloat16 or float16`;
       throw new BinadeError("dtype.unsupported", `${sentence}; leave it out or make it float32`);
     }
-    const variable = (suffix: string): Variable =>
-      new Variable(`${name}.${suffix}`, shape, "float32", undefined, device);
-    const master = dtype === "float32" || !settings.masterWeights ? null : variable("master");
+    const variable = (suffix: string, role: VariableRole): Variable => {
+      const made = new Variable(`${name}.${suffix}`, shape, "float32", undefined, device);
+      made.role = role;
+      return made;
+    };
+    parameter.role = "parameter";
+    const master = dtype === "float32" || !settings.masterWeights ? null : variable("master", "master");
     master?.assign(parameter.read().cast("float32"));
-    return { parameter, master, slots: new Map(this.#rule.slotNames(settings).map((slot) => [slot, variable(slot)])) };
+    return {
+      parameter,
+      master,
+      slots: new Map(this.#rule.slotNames(settings).map((slot) => [slot, variable(slot, "optimizerState")])),
+    };
   }
 
   parameters(): readonly Variable[] {

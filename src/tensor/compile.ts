@@ -1,12 +1,16 @@
 /** compile: records a function of tensors once, and replays it as one program. */
 import type { DeviceBuffer } from "../backends/backend.ts";
+import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
 import { createInput, type Node } from "../ir/graph.ts";
+import { topological } from "../ir/walk.ts";
 import { showShape } from "../ops/shape.ts";
 import { inRegion } from "../precision/autocast.ts";
+import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
 import { forgetFollowing } from "./following.ts";
+import { listCategories, planOf, remedyOf } from "./plan.ts";
 import { launch } from "./realize.ts";
 import { deviceOf, execute, type LeafValue, leafOverBuffer, requireValue, substituteRealized } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
@@ -20,6 +24,22 @@ export interface Compiled<A extends readonly Tensor[], R> {
   readonly traces: number;
   /** Bytes of the program's arena for the recordings so far: intermediates share it. */
   readonly arenaByteLength: number;
+  /**
+   * Bytes by category that a call with arguments of these shapes and dtypes takes. Records the function where it was not yet,
+   * and allocates nothing: the arguments' values are not read, so `zeros` will do. `formatMemoryPlan` makes a table of it.
+   *
+   * @example
+   * const { byteLength, resident, arena } = step.plan(zeros([8, 784]), zeros([8], "int32"));
+   */
+  plan(...args: A): MemoryPlan;
+}
+
+export interface CompileOptions {
+  /**
+   * Most bytes that a call may take in all: parameters, optimizer state, arguments and intermediates. Where it takes more, parts
+   * of `checkpoint(…, { when: "budget" })` are recomputed, the earliest first and as few as will do; GPT offers its blocks.
+   */
+  readonly memoryBudget?: number;
 }
 
 const MANY_TRACES = 8;
@@ -30,15 +50,22 @@ const MANY_TRACES = 8;
  * Numbers that the function captures are constants; use `HostNumber` (or the optimizer's learning rate) for those that change.
  * Calls, assignments, loads and reads take effect in the order in which they are made, awaited or not.
  *
- * @throws BinadeError `trace.read` if a value is read inside the function; `trace.structure` if it returns a promise.
+ * @throws BinadeError `memory.budget` if the function cannot be recorded within `memoryBudget`; `memory.insufficient` from a call
+ * that needs more memory than the machine has, before it allocates any; `trace.read` if a value is read inside the function; `trace.structure` if it returns a promise.
  * @example
  * const step = compile((x: Tensor, y: Tensor) => ({ loss: crossEntropy(model.forward(x), y) }));
  * const { loss } = await step(x, y);
  */
-export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): Compiled<A, R> {
+export function compile<A extends readonly Tensor[], R>(
+  fn: (...args: A) => R,
+  options: CompileOptions = {},
+): Compiled<A, R> {
+  const { memoryBudget } = options;
+  requireKnownKeys("compile", options, ["memoryBudget"]);
+  if (memoryBudget !== undefined) requireInteger("compile: memoryBudget", memoryBudget, 1);
   const recordings: Recording<R>[] = [];
   const record = (args: A): Recording<R> => {
-    const recording = new Recording(fn, args);
+    const recording = memoryBudget === undefined ? new Recording(fn, args) : withinBudget(fn, args, memoryBudget);
     recordings.push(recording);
     if (recordings.length === MANY_TRACES + 1) {
       console.warn(
@@ -47,20 +74,50 @@ export function compile<A extends readonly Tensor[], R>(fn: (...args: A) => R): 
     }
     return recording;
   };
+  const recordingFor = (args: A): Recording<R> => recordings.find((r) => r.matches(args)) ?? record(args);
   const call = async (...args: A): Promise<R> => {
     const { leaves, done } = launch(args.map((a) => a.node));
-    return (recordings.find((r) => r.matches(args)) ?? record(args)).run(leaves, done);
+    return recordingFor(args).run(leaves, done);
   };
   return Object.defineProperties(call, {
     traces: { get: () => recordings.length },
     arenaByteLength: { get: () => Math.max(0, ...recordings.map((r) => r.arenaByteLength)) },
+    plan: { value: (...args: A) => recordingFor(args).plan() },
   }) as Compiled<A, R>;
+}
+
+/** The recording that recomputes the fewest parts such that its plan fits. */
+function withinBudget<R>(fn: (...args: never) => R, args: readonly Tensor[], budget: number): Recording<R> {
+  const attempt = (chosen: number): { recording: Recording<R>; byteLength: number } => {
+    const recording = new Recording(fn, args, chosen);
+    return { recording, byteLength: recording.plan().byteLength };
+  };
+  const none = attempt(0);
+  if (none.byteLength <= budget) return none.recording;
+  const parts = none.recording.checkpointCandidates;
+  let [low, high] = [1, parts];
+  let best = attempt(parts);
+  if (best.byteLength > budget) {
+    const least = Math.min(none.byteLength, best.byteLength);
+    throw new BinadeError(
+      "memory.budget",
+      `compile: memoryBudget is ${budget} bytes, and the least possible is ${least}, with ${least === none.byteLength ? "nothing" : `all ${parts} parts`} recomputed (${listCategories(best.recording.plan())}); raise the budget, or ${remedyOf(best.recording.plan())}`,
+    );
+  }
+  // More recomputed parts never take more memory, but for a part's own at work: the least number is found by halving.
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    const tried = attempt(middle);
+    if (tried.byteLength <= budget) [best, high] = [tried, middle];
+    else low = middle + 1;
+  }
+  return best.recording;
 }
 
 /** One recording: the request with its placeholders, the variables it assigns, and how to rebuild what it returned. */
 class Recording<R> {
   readonly #signature: string;
-  readonly #trace: Trace = { guards: [], probes: [], atEnd: new Map(), checkpoints: { seen: 0, chosen: 0 } };
+  readonly #trace: Trace;
   readonly #device: Device;
   readonly #prepared: ReturnType<Device["prepare"]>;
   readonly #leafSources: readonly LeafSource[];
@@ -68,7 +125,9 @@ class Recording<R> {
   readonly #outputs: readonly Node[];
   readonly #assigned: readonly Variable[];
 
-  constructor(fn: (...args: never) => R, args: readonly Tensor[]) {
+  /** @param chosen how many of the parts that a budget may recompute are recomputed */
+  constructor(fn: (...args: never) => R, args: readonly Tensor[], chosen = 0) {
+    this.#trace = { guards: [], probes: [], atEnd: new Map(), differentiated: [], checkpoints: { seen: 0, chosen } };
     this.#signature = signatureOf(args);
     const placeholders = args.map((a) => createInput(a.shape, a.dtype));
     const { returned, assigned } = record(fn, placeholders, this.#trace);
@@ -77,6 +136,7 @@ class Recording<R> {
     const request = substituteRealized({
       outputs: [...tensors, ...probes],
       assignments: new Map([...assigned].map(([v, node]) => [v.leaf, node])),
+      ...livePhases(this.#trace, [...tensors, ...probes, ...assigned.values()]),
     });
     this.#assigned = [...assigned.keys()];
     for (const variable of this.#assigned) variable.restore();
@@ -88,6 +148,19 @@ class Recording<R> {
     this.#leafSources = this.#prepared.leaves.map((leaf) => sourceOfLeaf(leaf, placeholders));
     this.#outputs = request.outputs;
     this.#rebuild = rebuild;
+  }
+
+  /** Parts that a budget may have recomputed. */
+  get checkpointCandidates(): number {
+    return this.#trace.checkpoints.seen;
+  }
+
+  plan(): MemoryPlan {
+    const { program, leafOf } = this.#prepared;
+    return planOf(program, (leaf) => {
+      const source = this.#leafSources[leafOf.get(leaf) ?? -1];
+      return source?.kind === "captured" ? source.value : undefined;
+    });
   }
 
   get arenaByteLength(): number {
@@ -135,6 +208,22 @@ class Recording<R> {
   async #print(probes: readonly Tensor[]): Promise<void> {
     for (const [i, tensor] of probes.entries()) console.log(`${this.#trace.probes[i]?.label}: ${await tensor.show()}`);
   }
+}
+
+/** What was differentiated, as far as `roots` need it: a scaled loss that nobody reads stands for what it was made of. */
+function livePhases(
+  { differentiated }: Trace,
+  roots: readonly Node[],
+): { readonly losses: readonly Node[]; readonly gradients: readonly Node[] } {
+  const live = new Set(topological(roots));
+  const losses = new Set<Node>();
+  const stack = differentiated.map(({ loss }) => loss);
+  for (let node = stack.pop(); node !== undefined; node = stack.pop()) {
+    if (live.has(node)) losses.add(node);
+    else stack.push(...node.inputs);
+  }
+  const found = differentiated.flatMap(({ gradients }) => gradients.filter((node) => live.has(node)));
+  return { losses: [...losses], gradients: [...new Set(found)] };
 }
 
 type LeafSource =

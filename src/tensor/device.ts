@@ -2,7 +2,8 @@
 import type { Backend, DeviceBuffer, DeviceKind, Executable, Fault } from "../backends/backend.ts";
 import { structureOf } from "../compile/cache.ts";
 import { compileProgram } from "../compile/pipeline.ts";
-import type { Program, Request } from "../compile/program.ts";
+import { mapRequest, type Program, type Request } from "../compile/program.ts";
+import { BinadeError } from "../errors.ts";
 import { createInput, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
 
@@ -13,18 +14,20 @@ export interface Prepared {
   readonly leafOf: ReadonlyMap<Node, number>;
 }
 
+/** Allocations up to this sum are made without asking how much memory is left. */
+const UNCHECKED_BYTES = 64 * 2 ** 20;
+
 /** Programs kept per device; the least recently used goes first. */
 const PROGRAM_LIMIT = 64;
 
 /** The request over other leaves. */
-function substitute({ outputs, assignments }: Request, leaves: ReadonlyMap<Node, Node>): Request {
+function substitute(request: Request, leaves: ReadonlyMap<Node, Node>): Request {
   const known = (node: Node): Node | undefined => leaves.get(node);
-  const roots = rewrite([...outputs, ...assignments.values()], (node) => node, known);
-  const values = roots.slice(outputs.length);
-  return {
-    outputs: roots.slice(0, outputs.length),
-    assignments: new Map([...assignments.keys()].map((v, i) => [known(v) ?? v, values[i] as Node])),
-  };
+  return mapRequest(
+    request,
+    (values) => rewrite(values, (node) => node, known),
+    (leaf) => known(leaf) ?? leaf,
+  );
 }
 
 export class Device {
@@ -33,6 +36,9 @@ export class Device {
   #queue: Promise<unknown> = Promise.resolve();
   #liveBuffers = 0;
   #liveBytes = 0;
+  /** Largest arena of the programs that ran: the backend keeps one for all. */
+  #arenaBytes = 0;
+  #uncheckedBytes = 0;
 
   constructor(backend: Backend) {
     this.backend = backend;
@@ -47,7 +53,33 @@ export class Device {
     return { buffers: this.#liveBuffers, byteLength: this.#liveBytes };
   }
 
+  /**
+   * What a run that needs `arena` bytes for intermediates and allocates `others` lacks: null, or the bytes that it needs and
+   * those that are left. Small needs are added up and not looked into one by one, which would cost more than they.
+   */
+  shortage(arena: number, others: number): { readonly needed: number; readonly available: number } | null {
+    const needed = Math.max(0, arena - this.#arenaBytes) + others;
+    if (needed + this.#uncheckedBytes < UNCHECKED_BYTES) return null;
+    const available = this.backend.availableMemory(this.#liveBytes + this.#arenaBytes);
+    if (needed > available) return { needed, available };
+    this.#uncheckedBytes = 0;
+    return null;
+  }
+
+  /** The backend holds an arena of this size from now on. */
+  noteArena(byteLength: number): void {
+    this.#arenaBytes = Math.max(this.#arenaBytes, byteLength);
+  }
+
   allocate(byteLength: number, bytes?: Uint8Array): DeviceBuffer {
+    const lacking = this.shortage(0, byteLength);
+    if (lacking !== null) {
+      throw new BinadeError(
+        "memory.insufficient",
+        `memory: a tensor of ${byteLength} bytes was asked for, and the machine has ${lacking.available} left for this process; use smaller tensors, or release what is not needed (dispose)`,
+      );
+    }
+    this.#uncheckedBytes += byteLength;
     const buffer = this.backend.allocate(byteLength);
     this.#liveBuffers++;
     this.#liveBytes += byteLength;

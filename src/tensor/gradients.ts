@@ -3,6 +3,7 @@ import { gradients as nodeGradients } from "../autodiff/backward.ts";
 import { BinadeError } from "../errors.ts";
 import { inRegion } from "../precision/autocast.ts";
 import { Tensor } from "./tensor.ts";
+import { currentTrace } from "./trace.ts";
 import type { Variable } from "./variable.ts";
 
 declare const scaling: unique symbol;
@@ -123,6 +124,7 @@ export function gradients(
       `gradients: the loss does not depend on ${missing.map((v) => v.name).join(", ")}; leave them out, or pass { allowUnused: true }`,
     );
   }
+  currentTrace()?.differentiated.push({ loss: scalar.node, gradients: [...found.values()] });
   const entries = variables.flatMap((v) => {
     const node = found.get(v.node);
     return node === undefined ? [] : [[v, new Tensor(node)] as const];

@@ -1,12 +1,13 @@
 /** Leaves with values, pending assignments, and the run that realises both. */
 import type { DeviceBuffer, Fault } from "../backends/backend.ts";
-import type { Program, Request } from "../compile/program.ts";
+import { mapRequest, type Program, type Request } from "../compile/program.ts";
 import { BinadeError } from "../errors.ts";
 import { byteSize, type DType } from "../formats/index.ts";
 import { createInput, describe, type Node } from "../ir/graph.ts";
 import { rewrite, topological } from "../ir/walk.ts";
 import { extent, sizeOf } from "../ops/shape.ts";
 import type { Device, Prepared } from "./device.ts";
+import { memoryError, planOf } from "./plan.ts";
 
 /**
  * What a leaf stands for: memory on a device, or a number of the host. `buffer` throws while the run that yields it has not
@@ -14,8 +15,18 @@ import type { Device, Prepared } from "./device.ts";
  * `owned`: the memory is the leaf's own, not a variable's. `latest`: what the host's number is by now.
  */
 export type LeafValue =
-  | { readonly kind: "buffer"; readonly device: Device; readonly buffer: () => DeviceBuffer; readonly owned: boolean }
+  | {
+      readonly kind: "buffer";
+      readonly device: Device;
+      readonly buffer: () => DeviceBuffer;
+      readonly owned: boolean;
+      /** The variable whose value it is. */
+      readonly variable?: { readonly role: VariableRole; readonly unallocatedBytes: number };
+    }
   | { readonly kind: "host"; readonly bytes: Uint8Array; readonly latest: () => Uint8Array };
+
+/** What a memory plan counts a variable as. */
+export type VariableRole = "parameter" | "master" | "optimizerState" | "buffer";
 
 const values = new WeakMap<Node, LeafValue>();
 /** Nodes that were computed already, and the leaf that holds the result. */
@@ -111,12 +122,7 @@ export function releaseNode(node: Node): boolean {
 
 /** Replaces what was computed before by the leaves that hold it. */
 export function substituteRealized(request: Request): Request {
-  const targets = [...request.assignments];
-  const roots = rewrite([...request.outputs, ...targets.map(([, v]) => v)], (node) => node, heldLeaf);
-  return {
-    outputs: roots.slice(0, request.outputs.length),
-    assignments: new Map(targets.map(([leaf], i) => [leaf, roots[request.outputs.length + i] as Node])),
-  };
+  return mapRequest(request, (values) => rewrite(values, (node) => node, heldLeaf));
 }
 
 /** The leaf that takes a computed node's place in graphs on its device. */
@@ -182,6 +188,21 @@ function bind(
   return { bindings, outputs, temporary };
 }
 
+/** Throws before anything is allocated where the machine has not got what the run takes. */
+function requireRoom(device: Device, program: Program, valueAt: (leaf: Node) => LeafValue): void {
+  const fresh = program.bindings.map(({ role, node, buffer }) => {
+    const value = role === "output" ? null : valueAt(node);
+    if (value?.kind === "buffer") return value.variable?.unallocatedBytes ?? 0;
+    return buffer.elements * byteSize(buffer.dtype);
+  });
+  const lacking = device.shortage(
+    program.arenaByteLength,
+    fresh.reduce((a, b) => a + b, 0),
+  );
+  if (lacking !== null) throw memoryError(planOf(program, valueAt), lacking.needed, lacking.available);
+  device.noteArena(program.arenaByteLength);
+}
+
 /** Runs a prepared program; resolves to the buffers of its outputs. */
 export async function execute(
   device: Device,
@@ -189,9 +210,9 @@ export async function execute(
   leaves: readonly LeafValue[],
 ): Promise<DeviceBuffer[]> {
   const { program, executable, leafOf } = prepared;
-  const { bindings, outputs, temporary } = bind(device, program, (leaf) =>
-    requireLeaf(leaves[leafOf.get(leaf) ?? -1], leaf),
-  );
+  const valueAt = (leaf: Node): LeafValue => requireLeaf(leaves[leafOf.get(leaf) ?? -1], leaf);
+  requireRoom(device, program, valueAt);
+  const { bindings, outputs, temporary } = bind(device, program, valueAt);
   try {
     const fault = await device.run(executable, bindings);
     if (fault !== null) throw faultError(program, fault);

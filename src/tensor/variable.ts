@@ -8,7 +8,7 @@ import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
 import { forgetFollowing } from "./following.ts";
 import { launch } from "./realize.ts";
-import { forgetLeaf, setLeafValue } from "./runtime.ts";
+import { forgetLeaf, setLeafValue, type VariableRole } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Assignments that were made and not yet run, in order. */
@@ -27,8 +27,12 @@ export function dropPending(): void {
   pending.clear();
 }
 
+/** Initial elements as stored bytes, or what makes them. */
+export type Initial = ArrayBufferView | (() => ArrayBufferView);
+
 /**
  * A tensor that is overwritten in place: a parameter, a moment, a counter. Reads after `assign` see the new value.
+ * Its memory is allocated when it is first read, written or computed with: a model that is only planned takes none.
  *
  * @example
  * const count = new Variable("count", [], "float32", new Float32Array([0]));
@@ -40,36 +44,63 @@ export class Variable {
   readonly shape: Shape;
   readonly dtype: DType;
   readonly device: Device;
-  readonly #buffer: DeviceBuffer;
+  /** What a memory plan counts it as. */
+  role: VariableRole = "buffer";
+  #buffer: DeviceBuffer | null = null;
+  #initial: Initial | null;
   #leaf: Node;
   #value: Node;
   /** Whether a graph may hold the leaf. */
   #isLeafKnown = false;
 
-  /** @param bytes initial elements as stored bytes; default zeros. */
-  constructor(name: string, shape: Shape, dtype: DType, initial?: ArrayBufferView, device: Device = defaultDevice()) {
-    const byteLength = sizeOf(shape) * byteSize(dtype);
-    if (initial !== undefined && initial.byteLength !== byteLength) {
-      throw new BinadeError(
-        "shape.mismatch",
-        `variable ${name}: ${dtype} ${showShape(shape)} needs ${byteLength} bytes, got ${initial.byteLength}`,
-      );
-    }
+  /** @param initial default zeros; a function is called when the memory is allocated. */
+  constructor(name: string, shape: Shape, dtype: DType, initial?: Initial, device: Device = defaultDevice()) {
     this.name = name;
     this.shape = shape;
     this.dtype = dtype;
     this.device = device;
-    this.#buffer = device.allocate(
-      byteLength,
-      initial === undefined ? undefined : new Uint8Array(initial.buffer, initial.byteOffset, byteLength),
-    );
+    this.#initial = initial ?? null;
+    if (ArrayBuffer.isView(initial)) this.#bytesOf(initial);
     this.#leaf = this.#freshLeaf();
     this.#value = this.#leaf;
   }
 
+  get byteLength(): number {
+    return sizeOf(this.shape) * byteSize(this.dtype);
+  }
+
+  /** Bytes that the first use of the variable will allocate. */
+  get unallocatedBytes(): number {
+    return this.#buffer === null ? this.byteLength : 0;
+  }
+
+  #memory(): DeviceBuffer {
+    if (this.#buffer === null) {
+      const initial = typeof this.#initial === "function" ? this.#initial() : this.#initial;
+      this.#buffer = this.device.allocate(this.byteLength, initial === null ? undefined : this.#bytesOf(initial));
+      this.#initial = null;
+    }
+    return this.#buffer;
+  }
+
+  #bytesOf(initial: ArrayBufferView): Uint8Array {
+    const { name, dtype, shape, byteLength } = this;
+    if (initial.byteLength === byteLength) return new Uint8Array(initial.buffer, initial.byteOffset, byteLength);
+    throw new BinadeError(
+      "shape.mismatch",
+      `variable ${name}: ${dtype} ${showShape(shape)} needs ${byteLength} bytes, got ${initial.byteLength}`,
+    );
+  }
+
   #freshLeaf(): Node {
     const leaf = createInput(this.shape, this.dtype, this.name);
-    setLeafValue(leaf, { kind: "buffer", device: this.device, buffer: () => this.#buffer, owned: false });
+    setLeafValue(leaf, {
+      kind: "buffer",
+      device: this.device,
+      buffer: () => this.#memory(),
+      owned: false,
+      variable: this,
+    });
     return leaf;
   }
 
@@ -126,16 +157,16 @@ export class Variable {
   /** Stored bytes, after every assignment and every queued run. */
   async bytes(): Promise<Uint8Array> {
     const { done } = launch([]);
-    const [bytes] = await Promise.all([this.device.enqueue(() => this.device.backend.read(this.#buffer)), done]);
+    const [bytes] = await Promise.all([this.device.enqueue(() => this.device.backend.read(this.#memory())), done]);
     return bytes;
   }
 
   /** Overwrites the stored bytes after every queued run, in place of an assignment that is still pending. */
   async load(bytes: Uint8Array): Promise<void> {
-    if (bytes.byteLength !== this.#buffer.byteLength) {
+    if (bytes.byteLength !== this.byteLength) {
       throw new BinadeError(
         "checkpoint.mismatch",
-        `variable ${this.name}: ${this.dtype} ${showShape(this.shape)} needs ${this.#buffer.byteLength} bytes, got ${bytes.byteLength}; load a checkpoint of the same model`,
+        `variable ${this.name}: ${this.dtype} ${showShape(this.shape)} needs ${this.byteLength} bytes, got ${bytes.byteLength}; load a checkpoint of the same model`,
       );
     }
     pending.delete(this);
@@ -146,7 +177,7 @@ export class Variable {
     const { done } = launch([]);
     this.commit();
     const copy = bytes.slice();
-    await Promise.all([this.device.enqueue(async () => this.device.backend.write(this.#buffer, copy)), done]);
+    await Promise.all([this.device.enqueue(async () => this.device.backend.write(this.#memory(), copy)), done]);
   }
 }
 

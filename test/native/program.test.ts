@@ -77,7 +77,7 @@ run("bindings", () => {
   it.each([
     ["too few", [new Float32Array(n)], "expected an array of 2 bindings, got 1"],
     ["too short", [new Float32Array(n), new Float32Array(n - 1)], "binding 2: expected at least 400 bytes, got 396"],
-    ["no view", [new Float32Array(n), {}], "binding 2: expected a typed array"],
+    ["no view", [new Float32Array(n), {}], "binding 2: expected an ArrayBuffer, typed array"],
     [
       "misaligned",
       [new Float32Array(n), new DataView(new ArrayBuffer(404), 2)],

@@ -2,7 +2,7 @@
 import type { Capabilities, Program } from "../../compile/program.ts";
 import { BinadeError } from "../../errors.ts";
 import { DTYPES } from "../../formats/index.ts";
-import { type Backend, type Executable, HostBackend, hostBytes } from "../backend.ts";
+import { type Backend, type Executable, HostBackend, hostMemory } from "../backend.ts";
 import { MAX_RANK, PLANE_CORES, ROW_CORES } from "./abi.ts";
 import { type Addon, loadAddon } from "./loader.ts";
 import { lowerProgram } from "./lower.ts";
@@ -67,7 +67,7 @@ export class CpuBackend extends HostBackend {
     const handle = this.#addon.createProgram(words);
     return {
       run: async (bindings) => {
-        const fault = await this.#addon.run(handle, bindings.map(hostBytes));
+        const fault = await this.#addon.run(handle, bindings.map(hostMemory));
         return fault === null ? null : { ...fault, kernel: kernelOf[fault.kernel] ?? 0 };
       },
       release: () => undefined,

@@ -46,9 +46,9 @@ export interface Addon {
    * must not be moved or resized until the promise settles. Throws when a binding is too short or misaligned.
    * Runs are executed in the order of the calls.
    */
-  run(program: ProgramHandle, bindings: readonly ArrayBufferView[]): Promise<Fault | null>;
+  run(program: ProgramHandle, bindings: readonly (ArrayBuffer | ArrayBufferView)[]): Promise<Fault | null>;
   /** As `run`, on this thread; waits for runs called earlier. */
-  runSync(program: ProgramHandle, bindings: readonly ArrayBufferView[]): Fault | null;
+  runSync(program: ProgramHandle, bindings: readonly (ArrayBuffer | ArrayBufferView)[]): Fault | null;
 }
 
 /** The addon, or two sentences: what is missing and how to get it. */
