@@ -34,6 +34,27 @@ export const numberAbove = (low: number, high: number): Parser<number> =>
 export const numberFrom = (low: number, high: number): Parser<number> =>
   numeric(`a number from ${low} to ${high}`, (value) => value >= low && value <= high);
 
+const UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+};
+
+/** A number of bytes, at least 1, with a decimal or binary unit or none. */
+export const byteCount: Parser<number> = {
+  range: "bytes, such as 300MB or 1.5GiB",
+  parse(flag, text) {
+    const [, digits = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmg]i?b)?$/i.exec(text.trim()) ?? [];
+    const bytes = Math.floor(Number(digits) * (UNITS[unit.toLowerCase()] ?? Number.NaN));
+    if (digits !== "" && Number.isSafeInteger(bytes) && bytes >= 1) return bytes;
+    throw new BinadeError("value.range", `${flag}: expected ${this.range}, got ${JSON.stringify(text)}`);
+  },
+};
+
 /** One of `choices`. */
 export function oneOf<T extends string>(choices: readonly T[]): Parser<T> {
   const range = choices.join(", ");

@@ -1,5 +1,6 @@
 /** One run's optimizer and scaler, and its two compiled programs: the step and the evaluation. */
 import { setImmediate as nextTurn } from "node:timers/promises";
+import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
 import type { HalfDType } from "../formats/table.ts";
 import { clipByGlobalNorm, globalNorm } from "../optim/clip.ts";
@@ -10,13 +11,14 @@ import { autocast } from "../precision/autocast.ts";
 import type { LossScaleOptions } from "../precision/lossScale.ts";
 import { requireInteger } from "../precision/options.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
-import { tensor } from "../tensor/create.ts";
+import { tensor, zeros } from "../tensor/create.ts";
 import type { Device } from "../tensor/device.ts";
 import { gradients } from "../tensor/gradients.ts";
+import { memoryError } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import { PRECISIONS, type Precision } from "./presets.ts";
-import type { HostBatch, Scores, Task, TaskOptimizer } from "./task.ts";
+import type { HostBatch, HostTensor, Scores, Task, TaskOptimizer } from "./task.ts";
 
 /** What decides a run besides its task. */
 export interface Hyperparameters {
@@ -35,10 +37,12 @@ export interface Hyperparameters {
   readonly seed?: number;
   /** How the loss scale of fp16-mixed starts and moves. Default as in `GradScaler`. */
   readonly lossScale?: LossScaleOptions;
+  /** Most bytes that a step may take in all; parts of the model are recomputed to stay within it, see `compile`. Default: any. */
+  readonly memoryBudget?: number;
 }
 
 /** The hyperparameters with their defaults: what a checkpoint must agree with. */
-export type SessionSettings = Readonly<Required<Omit<Hyperparameters, "precision" | "lossScale">>> &
+export type SessionSettings = Readonly<Required<Omit<Hyperparameters, "precision" | "lossScale" | "memoryBudget">>> &
   Pick<Hyperparameters, "lossScale">;
 
 export interface StepResult {
@@ -57,6 +61,12 @@ const COMPUTE: Readonly<Record<Precision, HalfDType | false>> = {
 /** The dtype of matrix products in a run of this precision; false for float32. */
 export const computeDType = (precision: Precision): HalfDType | false => COMPUTE[precision];
 
+/** A tensor of the shape and dtype of a batch, without its values. */
+function placeholder({ values, shape }: HostTensor): Tensor {
+  const dtype = values instanceof Float32Array ? "float32" : values instanceof Uint8Array ? "uint8" : "int32";
+  return zeros(shape, dtype);
+}
+
 export class Session {
   readonly device: Device;
   readonly settings: SessionSettings;
@@ -68,7 +78,7 @@ export class Session {
 
   constructor(task: Task, options: Hyperparameters) {
     const { defaults, evaluation } = task;
-    const { precision, steps, learningRate, seed = 0, lossScale } = options;
+    const { precision, steps, learningRate, seed = 0, lossScale, memoryBudget } = options;
     const { weightDecay = defaults.weightDecay, clipNorm = defaults.clipNorm } = options;
     if (!PRECISIONS.includes(precision)) {
       throw new BinadeError(
@@ -90,7 +100,10 @@ export class Session {
     this.#optimizer = task.optimizer({ lr, weightDecay });
     this.#scaler = new GradScaler({ ...lossScale, enabled: precision === "fp16-mixed" });
     const dtype = computeDType(precision);
-    this.#step = compile((inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype));
+    this.#step = compile(
+      (inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype),
+      memoryBudget === undefined ? {} : { memoryBudget },
+    );
     this.#evaluate = compile((inputs: Tensor, targets: Tensor) =>
       autocast(dtype, () => evaluation?.record(inputs, targets) ?? []),
     );
@@ -127,6 +140,25 @@ export class Session {
   /** Bytes of intermediates that the step's program plans. */
   get plannedBytes(): number {
     return this.#step.arenaByteLength;
+  }
+
+  /** Bytes that a step takes, by category; nothing is allocated. */
+  plan(): MemoryPlan {
+    const { inputs, targets } = this.#task.batch(0);
+    return this.#step.plan(placeholder(inputs), placeholder(targets));
+  }
+
+  /**
+   * @throws BinadeError `memory.insufficient` if the machine has not got what a run takes beyond what it holds already, and
+   * nothing is allocated; `memory.budget` as `compile`.
+   */
+  requireMemory(): void {
+    const plan = this.plan();
+    const { parameters, masters, optimizerState, buffers } = plan.resident;
+    const missing = [...this.variables.values()].reduce((sum, { unallocatedBytes }) => sum + unallocatedBytes, 0);
+    const held = parameters + masters + optimizerState + buffers - missing;
+    const lacking = this.device.shortage(plan.arena.byteLength, plan.byteLength - plan.arena.byteLength - held);
+    if (lacking !== null) throw memoryError(plan, lacking.needed, lacking.available);
   }
 
   #tensors({ inputs, targets }: HostBatch): [Tensor, Tensor] {

@@ -101,6 +101,7 @@ class Run {
 
   async start(): Promise<StartedEvent> {
     const { out, resume = false, task, precision, steps, seed = 0 } = this.#options;
+    this.#session.requireMemory();
     if (out !== undefined) await this.#open(out, resume);
     else if (resume) {
       throw new BinadeError(

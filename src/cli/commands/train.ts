@@ -4,16 +4,18 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { BinadeError } from "../../errors.ts";
 import { defaultDevice, onNotice, useDevice } from "../../tensor/devices.ts";
+import { formatMemoryPlan } from "../../tensor/plan.ts";
 import { fileWriteError, systemCode } from "../../train/atomic.ts";
 import type { SkippedFile } from "../../train/corpus.ts";
 import type { TrainEvent } from "../../train/events.ts";
 import { EventLog } from "../../train/jsonl.ts";
+import { Session } from "../../train/session.ts";
 import { CHECKPOINT_FILE, type TrainOptions, train } from "../../train/trainer.ts";
 import type { CommandContext } from "../command-line.ts";
 import { outputFailure } from "../interruption.ts";
 import { MODELS } from "../models/index.ts";
 import { otherData, type PreparedRun } from "../models/kind.ts";
-import { integer, oneOf } from "../options.ts";
+import { byteCount, integer, oneOf } from "../options.ts";
 import { JsonRenderer, ProgressRenderer, type Renderer, usesColor } from "../render.ts";
 import { parsedOption, type ResolvedRun, readSavedRun, resolveSettings, settingOptions } from "../run-settings.ts";
 
@@ -33,6 +35,8 @@ interface TrainFlags {
   readonly evaluateEvery?: number;
   readonly checkpointEvery?: number;
   readonly sample?: number;
+  readonly memoryBudget?: number;
+  readonly plan?: true;
   readonly json?: true;
 }
 
@@ -98,6 +102,15 @@ export function trainCommand(context: CommandContext): Command {
         `${DEFAULT_SAMPLE}`,
       ),
     )
+    .addOption(
+      parsedOption(
+        "--memory-budget <bytes>",
+        byteCount,
+        "most memory of a step in all; blocks of a gpt are recomputed to stay within it",
+        "none",
+      ),
+    )
+    .option("--plan", "print what a step takes in memory, by category, and train nothing")
     .option("--json", "print events as JSON lines instead of progress")
     .addHelpText(
       "after",
@@ -131,6 +144,11 @@ async function runTrain(flags: TrainFlags, isPlain: boolean, context: CommandCon
   const { task, skipped, finale } = prepared;
   if (saved !== null && task.data.sha256 !== saved.dataSha256)
     throw otherData(saved.out, kind.dataNoun, saved.dataSha256, task.data);
+  if (flags.plan === true) {
+    const plan = new Session(task, trainOptions(flags, resolved, prepared)).plan();
+    context.stdout.write(`${flags.json === true ? JSON.stringify(plan) : formatMemoryPlan(plan)}\n`);
+    return;
+  }
   const out = flags.out ?? claimFolder(kind.name);
   // Paths as the user named them, so that the same command leaves the same checkpoint in any folder.
   const options = { ...trainOptions(flags, resolved, prepared), notes: { preset, dataPaths: paths }, out, signal };
@@ -176,7 +194,7 @@ function chooseDevice({ device, threads }: TrainFlags): void {
 
 function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: PreparedRun): TrainOptions {
   const { precision, steps, learningRate, seed } = settings;
-  const { evaluateEvery, checkpointEvery } = flags;
+  const { evaluateEvery, checkpointEvery, memoryBudget } = flags;
   return {
     task,
     precision,
@@ -186,6 +204,7 @@ function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: Pr
     resume: flags.resume === true,
     ...(evaluateEvery === undefined ? {} : { evaluateEvery }),
     ...(checkpointEvery === undefined ? {} : { checkpointEvery }),
+    ...(memoryBudget === undefined ? {} : { memoryBudget }),
   };
 }
 
