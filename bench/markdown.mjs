@@ -67,6 +67,8 @@ export function markdown({ machine, load, clock, steps, kernels, missing }) {
     ...peakLines([...steps, ...kernels]),
     ...(steps.length > 0 ? ["\n", stepTable(steps)] : []),
     ...(kernels.length > 0 ? ["\n", kernelTable(kernels)] : []),
-    ...missing.map(({ peer, why, remedy }) => `\n${peer} is missing (${why}): ${remedy}.\n`),
+    ...missing.map(
+      ({ peer, why, remedy }) => `\n${peer} is left out: ${why}${remedy === null ? "" : `; ${remedy}`}.\n`,
+    ),
   ].join("");
 }

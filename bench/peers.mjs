@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { delimiter } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const FOR_JAVASCRIPT = "npm ci --prefix bench/peers";
@@ -37,6 +38,10 @@ function commandsOf(script) {
   return interpreters.map((interpreter) => [interpreter, "-s", path]);
 }
 
+/** A step that takes longer has no place in turns: bfloat16 without an instruction for it takes some libraries minutes. */
+const [WARM_UP_PATIENCE_MS, PATIENCE_MS] = [60_000, 600_000];
+export class TooSlow extends Error {}
+
 class Peer {
   #process;
   #lines;
@@ -54,29 +59,34 @@ class Peer {
     this.#lines = createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
   }
 
-  async #answer() {
-    const { value, done } = await this.#lines.next();
+  async #answer(patienceMs) {
+    const timeout = new AbortController();
+    const { value, done } = await Promise.race([
+      this.#lines.next(),
+      pause(patienceMs, { done: "late" }, { signal: timeout.signal }),
+    ]).finally(() => timeout.abort());
+    if (done === "late") throw new TooSlow(`not warm within ${patienceMs / 1000} s`);
     if (!done) return JSON.parse(value);
     if (this.#process.exitCode === null && this.#process.pid !== undefined) await once(this.#process, "close");
     throw new Error(this.#errors.trim().split("\n").at(-1) || "it ended");
   }
 
   async open() {
-    this.label = (await this.#answer()).peer;
+    this.label = (await this.#answer(WARM_UP_PATIENCE_MS)).peer;
   }
 
   /** Milliseconds of each of `count` steps. */
   async run(count) {
     this.#process.stdin.write(`go ${count}\n`);
-    return (await this.#answer()).timesMs;
+    return (await this.#answer(PATIENCE_MS)).timesMs;
   }
 
   close() {
-    this.#process.kill();
+    this.#process.kill("SIGKILL");
   }
 }
 
-/** The peers among `names` that can do `work` in `precision`, warm; for those that do not start, `onMissing(name, why)`. */
+/** The peers among `names` that can do `work` in `precision`, warm; for those that do not start, `onMissing(name, command, error)`. */
 export async function openPeers(names, { work, precision, threads, clock }, onMissing) {
   const opened = [];
   for (const name of names) {
@@ -90,7 +100,8 @@ export async function openPeers(names, { work, precision, threads, clock }, onMi
         await peer.open();
         opened.push(peer);
       } catch (error) {
-        onMissing(name, `${command[0]}: ${error.message}`);
+        peer.close();
+        onMissing(name, command[0], error);
       }
     }
   }

@@ -13,7 +13,7 @@ import { workloadOf, workloadsOf } from "../dist/bench/suites.js";
 import { useDevice } from "../dist/index.js";
 import { PRECISIONS } from "../dist/train/presets.js";
 import { formatMs, markdown } from "./markdown.mjs";
-import { openPeers, PEERS } from "./peers.mjs";
+import { openPeers, PEERS, TooSlow } from "./peers.mjs";
 import { takeTurns } from "./turns.mjs";
 
 const WORKS = {
@@ -95,11 +95,13 @@ const interruption = new AbortController();
 const { signal } = interruption;
 process.once("SIGINT", () => interruption.abort());
 
+/** Peers that are not there, and those that one work is too much for; each said once. */
 const missing = new Map();
-function noteMissing(name, why) {
-  if (missing.has(name)) return;
-  missing.set(name, why);
-  console.error(`${name} is missing: ${why}; to have it, ${PEERS[name].remedy}`);
+function leaveOut(peer, why, remedy) {
+  const key = `${peer} ${why}`;
+  if (missing.has(key)) return;
+  missing.set(key, { peer, why, remedy });
+  console.error(`${peer} is left out: ${why}${remedy === null ? "" : `; to have it, ${remedy}`}`);
 }
 
 /** One work on so many threads: every precision of Binade, and of the peers, in turns. */
@@ -123,7 +125,12 @@ async function compareSides(work, threads, { peaks, isa }) {
   try {
     for (const side of ours) {
       const request = { work, precision: side.precision, threads, clock };
-      for (const peer of await openPeers(settings.peers, request, noteMissing)) {
+      const onMissing = (name, command, error) => {
+        const isSlow = error instanceof TooSlow;
+        const subject = isSlow ? `${name} (${work} ${side.precision})` : name;
+        leaveOut(subject, `${command}: ${error.message}`, isSlow ? null : PEERS[name].remedy);
+      };
+      for (const peer of await openPeers(settings.peers, request, onMissing)) {
         theirs.push({ precision: side.precision, peer, run: (count) => peer.run(count) });
       }
     }
@@ -184,8 +191,7 @@ async function main() {
     }
   }
   const load = { before: loadBefore, after: loadavg()[0] };
-  const remedies = [...missing].map(([peer, why]) => ({ peer, why, remedy: PEERS[peer].remedy }));
-  const report = { machine, load, clock, steps, kernels, missing: remedies };
+  const report = { machine, load, clock, steps, kernels, missing: [...missing.values()] };
   if (flags.out !== undefined) writeFileSync(flags.out, `${JSON.stringify(report, null, 2)}\n`);
   if (flags.markdown !== undefined) writeFileSync(flags.markdown, markdown(report));
   process.exitCode = signal.aborted ? 130 : 0;

@@ -31,7 +31,7 @@ describe.skipIf(isMissing || process.platform === "win32")("npm run bench", () =
     const args = `--work mlp --precision fp32,fp16-mixed --threads 1 --seconds 0.1 --peer torch`.split(" ");
     const files = ["--out", at("out.json"), "--markdown", at("out.md")];
     const { status, stdout, stderr } = compare([...args, ...files], { BENCH_PYTHON: `${at("fake")}:${at("gone")}` });
-    expect(stderr).toMatch(/^torch is missing: \S+gone: .*ENOENT; to have it, install torch .*python3-torch/);
+    expect(stderr).toMatch(/^torch is left out: \S+gone: .*ENOENT; to have it, install torch .*python3-torch/);
     expect({ status, lines: stdout.split("\n").length }).toEqual({ status: 0, lines: 4 });
     const report = JSON.parse(readFileSync(at("out.json"), "utf8"));
     expect(report.steps).toMatchObject([
