@@ -51,8 +51,7 @@ class Peer {
 
   constructor([program, ...args], threads) {
     const environment = { OPENBLAS_NUM_THREADS: `${threads}`, OMP_NUM_THREADS: `${threads}` };
-    // A group of its own: Ctrl-C is for the runner, which ends its peers itself.
-    this.#process = spawn(program, args, { env: { ...process.env, ...environment }, detached: true });
+    this.#process = spawn(program, args, { env: { ...process.env, ...environment } });
     this.#process.stderr.on("data", (chunk) => (this.#errors += chunk));
     this.#process.on("error", (error) => (this.#errors += error.message));
     this.#process.stdin.on("error", () => undefined);

@@ -47,6 +47,8 @@ async function warmUp(step) {
 
 /** Warms up, then prints the times of --steps, or serves "go n" lines until stdin ends. */
 export async function serve(peer, step) {
+  // Ctrl-C is for the runner, which ends its peers itself.
+  if (options.interactive) process.on("SIGINT", () => undefined);
   await warmUp(step);
   if (!options.interactive) {
     const times = (await timesOf(step, Number(options.steps))).sort((a, b) => a - b);

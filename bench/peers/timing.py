@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import json
 import re
+import signal
 import statistics
 import sys
 import time
@@ -67,6 +68,8 @@ def warm_up(step):
 
 def report(peer, step, options):
     """Warms up, then prints a summary line or serves "go n" lines until stdin ends. spreadMs: interquartile range."""
+    if options.interactive:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which ends its peers itself
     warm_up(step)
     if options.interactive:
         print(json.dumps({"peer": peer}), flush=True)

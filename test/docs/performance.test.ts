@@ -10,7 +10,9 @@ const NAMES = (["s", "m"] as const).flatMap((preset) =>
 );
 const firstCells = (text: string): readonly string[] => tableRows(text).flatMap(([cell = ""]) => codes(cell));
 /** The sections of machines: they alone have a heading "Whole steps on …". */
-const MACHINES = PAGE.split("\n## ").slice(1).filter((text) => text.includes("\n### Whole steps on "));
+const MACHINES = PAGE.split("\n## ")
+  .slice(1)
+  .filter((text) => text.includes("\n### Whole steps on "));
 
 describe("docs/performance.md", () => {
   it("names in its tables what binade bench times", () => {
@@ -23,7 +25,10 @@ describe("docs/performance.md", () => {
     const [first = ""] = MACHINES;
     const named = firstCells(first);
     for (const kind of ["gpt m", "gpt s", "resnet20", "mlp", "matmul", "conv", "attention", "layer norm", "AdamW"]) {
-      expect(named.some((name) => name.startsWith(kind)), kind).toBe(true);
+      expect(
+        named.some((name) => name.startsWith(kind)),
+        kind,
+      ).toBe(true);
     }
   });
 
