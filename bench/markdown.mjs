@@ -14,16 +14,28 @@ function withPrefix(value, unit) {
 /** Whole steps: a column per peer, with the ratio of medians behind its time. */
 function stepTable(steps) {
   const labels = [...new Set(steps.flatMap(({ peers }) => peers.map(({ peer }) => peer)))];
-  const rows = steps.map(({ name, precision, threads, medianMs, spreadMs, floorMs, plannedBytes, peers }) => {
+  const rows = steps.map(({ name, precision, threads, medianMs, spreadMs, floorMs, plannedBytes, speedup, peers }) => {
     const beside = labels.map((label) => {
       const peer = peers.find((candidate) => candidate.peer === label);
       return peer === undefined ? "—" : `${formatMs(peer.medianMs)} ms, **${peer.ratio.toFixed(2)}**`;
     });
     const ours = `${formatMs(medianMs)} ± ${formatMs(spreadMs)} ms`;
     const memory = withPrefix(plannedBytes, "B");
-    return [name, precision, threads, ours, `${(medianMs / floorMs).toFixed(2)} ×`, memory, ...beside];
+    return [
+      name,
+      precision,
+      threads,
+      ours,
+      `${(medianMs / floorMs).toFixed(2)} ×`,
+      speedup?.toFixed(2) ?? "—",
+      memory,
+      ...beside,
+    ];
   });
-  return table(["step", "precision", "threads", "Binade", "of the floor", "intermediates", ...labels], rows);
+  return table(
+    ["step", "precision", "threads", "Binade", "of the floor", "own fp32", "intermediates", ...labels],
+    rows,
+  );
 }
 
 function kernelTable(kernels) {

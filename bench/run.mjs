@@ -136,12 +136,14 @@ async function compareSides(work, threads, { peaks, isa }) {
     }
     const times = await takeTurns([...ours, ...theirs], { seconds, signal });
     if (times.some((list) => list.length === 0)) return [];
+    const fp32Ms = median(times[ours.findIndex(({ precision }) => precision === "fp32")] ?? []);
     return ours.map(({ precision, workload, prepared }, i) => {
       const result = summarize(workload, prepared, times[i], options);
       const peers = theirs.flatMap((side, j) =>
         side.precision === precision ? [peerResult(side.peer.label, times[ours.length + j], result)] : [],
       );
-      return { work, ...result, peers };
+      const speedup = Number.isNaN(fp32Ms) ? null : fp32Ms / result.medianMs;
+      return { work, ...result, speedup, peers };
     });
   } finally {
     for (const { peer } of theirs) peer.close();
@@ -160,12 +162,13 @@ function peerResult(peer, timesMs, { medianMs }) {
   };
 }
 
-function print({ name, precision, threads, medianMs, spreadMs, floorMs, plannedBytes, peers }) {
+function print({ name, precision, threads, medianMs, spreadMs, floorMs, plannedBytes, speedup, peers }) {
   const head = `${name} ${precision}, ${threads} thread${threads === 1 ? "" : "s"}`;
   const multiple = `${(medianMs / floorMs).toFixed(2)} x floor`;
   const line = (label, ms, range, rest) =>
     console.log(`${label.padEnd(44)}${formatMs(ms).padStart(9)} ms ±${formatMs(range).padEnd(8)}${rest}`);
-  line(head, medianMs, spreadMs, `${multiple}, ${(plannedBytes / 1e6).toFixed(1)} MB`);
+  const beside = speedup === null || precision === "fp32" ? "" : `, ${speedup.toFixed(2)} x own fp32`;
+  line(head, medianMs, spreadMs, `${multiple}, ${(plannedBytes / 1e6).toFixed(1)} MB${beside}`);
   for (const peer of peers) line(`  ${peer.peer}`, peer.medianMs, peer.spreadMs, `ratio ${peer.ratio.toFixed(2)}`);
 }
 
@@ -187,7 +190,7 @@ async function main() {
       const result = await measure(workload, { ...context, threads, signal, limits: { seconds: 0.5 } });
       if (result === null) break;
       kernels.push(result);
-      print({ ...result, peers: [] });
+      print({ ...result, speedup: null, peers: [] });
     }
   }
   const load = { before: loadBefore, after: loadavg()[0] };

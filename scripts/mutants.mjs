@@ -11,6 +11,14 @@ const root = fileURLToPath(new URL("../", import.meta.url));
 /** `find` stands exactly once in `file`; `test` is the file, `name` a part of the full name of the test that must fail. */
 const MUTANTS = [
   {
+    name: "share of the peak upside down",
+    file: "src/bench/measure.ts",
+    find: "share: floorMs / medianMs,",
+    replace: "share: medianMs / floorMs,",
+    test: "test/cli/bench.test.ts",
+    expected: "no share of a peak is beyond what noise explains",
+  },
+  {
     name: "recomputed values found in forward",
     file: "src/autodiff/recompute.ts",
     find: "barriers.get(node) ?? build.barrier(node, g)",
