@@ -11,19 +11,20 @@ const box = (u: number, v: number, width: number, height: number): number =>
   Math.max(Math.abs(u) - width, Math.abs(v) - height);
 
 /** Directions of a regular pentagon's edges, as constants: no engine's cosine decides what a picture holds. */
-const PENTAGON = [
-  [0, 1],
-  [0.9510565, 0.309017],
-  [0.5877853, -0.809017],
-  [-0.5877853, -0.809017],
-  [-0.9510565, 0.309017],
-] as const;
+const PENTAGON = Float64Array.of(
+  ...[0, 1],
+  ...[0.9510565, 0.309017],
+  ...[0.5877853, -0.809017],
+  ...[-0.5877853, -0.809017],
+  ...[-0.9510565, 0.309017],
+);
 
 /** A star is what lies behind all but at most one of a pentagon's edges: the second greatest distance decides. */
 function star(u: number, v: number): number {
-  let [first, second] = [Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY];
-  for (const [x, y] of PENTAGON) {
-    const distance = u * x + v * y;
+  let first = Number.NEGATIVE_INFINITY;
+  let second = Number.NEGATIVE_INFINITY;
+  for (let i = 0; i < PENTAGON.length; i += 2) {
+    const distance = u * (PENTAGON[i] ?? 0) + v * (PENTAGON[i + 1] ?? 0);
     second = Math.max(second, Math.min(first, distance));
     first = Math.max(first, distance);
   }
@@ -37,7 +38,7 @@ const SHAPES: Readonly<Record<string, Distance>> = {
   square: (u, v) => box(u, v, 0.72, 0.72),
   frame: (u, v) => Math.abs(box(u, v, 0.6, 0.6)) - 0.19,
   triangle: (u, v) => Math.max(-v, 0.8660254 * u + 0.5 * v, -0.8660254 * u + 0.5 * v) - 0.5,
-  hexagon: (u, v) => Math.max(Math.abs(v), Math.abs(0.8660254 * u + 0.5 * v), Math.abs(0.8660254 * u - 0.5 * v)) - 0.75,
+  corner: (u, v) => Math.min(box(u, v + 0.5, 0.8, 0.26), box(u + 0.55, v, 0.26, 0.8)),
   cross: (u, v) => Math.min(box(u, v, 0.9, 0.3), box(u, v, 0.3, 0.9)),
   star,
   crescent: (u, v) => Math.max(disc(u, v, 0.9), -disc(u - 0.5, v, 0.75)),
@@ -51,18 +52,30 @@ const PLANE = SIZE * SIZE;
 const CHANNELS = 3;
 
 /** Ranges of what varies, in pixels and in steps of brightness (of 255): they decide how hard the set is. */
-const RADIUS = [6, 11.5] as const;
+const RADIUS = [7, 12] as const;
+/** Each channel of a background. */
+const LIGHT = [70, 185] as const;
 /** Width over height of a shape. */
-const ASPECT = [0.7, 1.4] as const;
+const ASPECT = [0.8, 1.25] as const;
 /** Distance between the colours of shape and background: many pictures have hardly any. */
-const CONTRAST = [45, 150] as const;
-const NOISE = 12;
+const CONTRAST = [4, 100] as const;
+const NOISE = 9;
 const TEXTURE = 18;
 /** Small shapes of any class beside and upon the one that counts. */
 const DISTRACTORS = 2;
 const DISTRACTOR_RADIUS = [2, 4] as const;
 
-/** Uniform numbers of one picture: PCG-RXS-M-XS-32, from a state that Philox chose. Source: O'Neill 2014, HMC-CS-2014-0905. */
+// PCG-RXS-M-XS-32: a linear congruential step, and a permutation of its state. Source: O'Neill 2014, HMC-CS-2014-0905.
+const step = (state: number): number => (Math.imul(state, 747796405) + 2891336453) | 0;
+function scrambled(state: number): number {
+  const word = Math.imul((state >>> ((state >>> 28) + 4)) ^ state, 277803737);
+  return ((word >>> 22) ^ word) >>> 0;
+}
+
+/** Floating planes of the picture in the making, one after the other. */
+type Canvas = Float32Array;
+
+/** Uniform numbers of one picture, from a state that Philox chose. */
 class Draws {
   #state = 0;
 
@@ -72,10 +85,23 @@ class Draws {
 
   /** 32 random bits. */
   word(): number {
-    this.#state = (Math.imul(this.#state, 747796405) + 2891336453) | 0;
-    const state = this.#state;
-    const word = Math.imul((state >>> ((state >>> 28) + 4)) ^ state, 277803737);
-    return ((word >>> 22) ^ word) >>> 0;
+    this.#state = step(this.#state);
+    return scrambled(this.#state);
+  }
+
+  /** Bytes of `canvas` with noise of standard deviation `deviation`: the sum of four uniform bytes is close to normal. */
+  develop(canvas: Canvas, deviation: number, out: Uint8Array): void {
+    // Four uniform bytes have a standard deviation of 147.8 together.
+    const scale = deviation / 147.8;
+    let state = this.#state;
+    for (let i = 0; i < out.length; i++) {
+      state = step(state);
+      const word = scrambled(state);
+      const sum = (word & 255) + ((word >>> 8) & 255) + ((word >>> 16) & 255) + (word >>> 24) - 510;
+      const value = (canvas[i] ?? 0) + scale * sum;
+      out[i] = value < 0 ? 0 : value > 255 ? 255 : value + 0.5;
+    }
+    this.#state = state;
   }
 
   between([low, high]: readonly [number, number]): number {
@@ -96,25 +122,22 @@ class Draws {
   }
 }
 
-/** Floating planes of the picture in the making, one after the other. */
-type Canvas = Float32Array;
-
 /** A plane colour with a slope and stripes over it. */
-function paintBackground(canvas: Canvas, draws: Draws): readonly number[] {
-  const color = Array.from({ length: CHANNELS }, () => draws.between([70, 185]));
+function paintBackground(canvas: Canvas, draws: Draws): void {
+  const [red, green, blue] = [draws.between(LIGHT), draws.between(LIGHT), draws.between(LIGHT)];
   const [slopeX, slopeY] = draws.direction();
   const slope = draws.between([0, TEXTURE / SIZE]);
   const [alongX, alongY] = draws.direction();
   const [period, depth] = [draws.between([4, 14]), draws.between([0, TEXTURE])];
-  for (let y = 0, at = 0; y < SIZE; y++) {
-    for (let x = 0; x < SIZE; x++, at++) {
-      const phase = (x * alongX + y * alongY) / period;
-      const wave = Math.abs(phase - Math.floor(phase) - 0.5) * 4 - 1;
-      const light = slope * (slopeX * (x - SIZE / 2) + slopeY * (y - SIZE / 2)) + depth * wave;
-      for (let c = 0; c < CHANNELS; c++) canvas[c * PLANE + at] = (color[c] ?? 0) + light;
-    }
+  for (let at = 0; at < PLANE; at++) {
+    const [x, y] = [at % SIZE, (at / SIZE) | 0];
+    const phase = (x * alongX + y * alongY) / period;
+    const wave = Math.abs(phase - Math.floor(phase) - 0.5) * 4 - 1;
+    const light = slope * (slopeX * (x - SIZE / 2) + slopeY * (y - SIZE / 2)) + depth * wave;
+    canvas[at] = red + light;
+    canvas[PLANE + at] = green + light;
+    canvas[2 * PLANE + at] = blue + light;
   }
-  return color;
 }
 
 interface Placement {
@@ -157,18 +180,6 @@ function drawTint(draws: Draws, length: number): readonly number[] {
   return [length * x * p, length * y * p, length * q];
 }
 
-/** Bytes of the picture, with noise: the sum of four uniform bytes is close to normal. */
-function develop(canvas: Canvas, draws: Draws, out: Uint8Array): void {
-  // Four uniform bytes have a standard deviation of 147.8 together.
-  const scale = NOISE / 147.8;
-  for (let i = 0; i < out.length; i++) {
-    const word = draws.word();
-    const sum = (word & 255) + ((word >>> 8) & 255) + ((word >>> 16) & 255) + (word >>> 24) - 510;
-    const value = (canvas[i] ?? 0) + scale * sum;
-    out[i] = value < 0 ? 0 : value > 255 ? 255 : value + 0.5;
-  }
-}
-
 function paint(label: number, draws: Draws, canvas: Canvas, out: Uint8Array): void {
   paintBackground(canvas, draws);
   const radius = draws.between(RADIUS);
@@ -186,7 +197,7 @@ function paint(label: number, draws: Draws, canvas: Canvas, out: Uint8Array): vo
     const distance = DISTANCES[draws.below(DISTANCES.length)] ?? star;
     paintShape(canvas, { ...small, distance }, drawTint(draws, draws.between(CONTRAST)), draws);
   }
-  develop(canvas, draws, out);
+  draws.develop(canvas, NOISE, out);
 }
 
 /** Keeps these draws apart from others of the same seed: "SHAP" in ASCII. */

@@ -68,3 +68,4 @@ export {
   resnet20,
   type Shortcut,
 } from "./resnet.ts";
+export { UNet, type UNetOptions } from "./unet.ts";

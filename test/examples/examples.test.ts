@@ -3,6 +3,8 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { run as gpt } from "../../examples/gpt.ts";
 import { run as mlp } from "../../examples/mlp.ts";
 import { run as overflow } from "../../examples/overflow.ts";
+import { run as resnet } from "../../examples/resnet.ts";
+import { run as segmentation } from "../../examples/segmentation.ts";
 import { useDevice } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 
@@ -30,5 +32,17 @@ describe.each(DEVICES)("examples on %s", (device) => {
     expect(changedBySkip).toBe(false);
     expect(outcomes.map(({ lossScaleBefore }) => Math.log2(lossScaleBefore))).toEqual([24, 23, 22, 21, 20, 19, 19, 19]);
     expect(outcomes[0]).toMatchObject({ applied: false, reason: "gradientOverflow", atFloor: false });
+  });
+
+  it("resnet: learns to tell generated shapes apart", async () => {
+    const accuracy = await resnet(isSlow ? { steps: 1, batch: 1, heldOut: 1 } : {});
+    // Guesses are right in one of ten.
+    expect(accuracy).toBeGreaterThanOrEqual(isSlow ? 0 : 0.3);
+  });
+
+  it("segmentation: labels pixels of scenes that it has not seen", async () => {
+    const accuracy = await segmentation(isSlow ? { steps: 1, batch: 1 } : {});
+    // Two thirds are background.
+    expect(accuracy).toBeGreaterThan(isSlow ? 0.1 : 0.9);
   });
 });

@@ -1,13 +1,14 @@
 /** Training on pictures: scores, resuming to the same bits with augmentation and running statistics, and what is refused. */
 import { beforeAll, describe, expect, it } from "vitest";
 import { channelStatistics, generatedShapes, type Pictures } from "../../src/data/index.ts";
-import { nn, type Tensor, tensor, useDevice } from "../../src/index.ts";
+import { BinadeError, nn, type Tensor, tensor, useDevice } from "../../src/index.ts";
 import { type ClassificationTaskOptions, classificationTask } from "../../src/train/classification.ts";
+import type { TrainEvent } from "../../src/train/events.ts";
 import { digestOf } from "../../src/train/pictures.ts";
 import { PRECISIONS } from "../../src/train/presets.ts";
-import type { TrainOptions } from "../../src/train/trainer.ts";
+import { type TrainOptions, train } from "../../src/train/trainer.ts";
 import { DEVICES } from "../support/devices.ts";
-import { checkpointOf, eventsOf, ofType, temporaryFolder } from "./tiny.ts";
+import { checkpointOf, eventsOf, ofType, refusal, temporaryFolder } from "./tiny.ts";
 
 beforeAll(() => {
   useDevice(DEVICES.includes("cpu") ? "cpu" : "reference");
@@ -120,6 +121,39 @@ describe("a run on pictures", () => {
       bytes.push(checkpointOf(out));
     }
     expect(new Set(bytes).size).toBe(4);
+  });
+
+  it("prepares the next batch while a step runs, and none twice", async () => {
+    const { task, ...options } = smallRun({ steps: 4 });
+    const made: number[] = [];
+    const watched = {
+      ...task,
+      batch: (index: number) => {
+        made.push(index);
+        return task.batch(index);
+      },
+    };
+    const seen: string[] = [];
+    for await (const { type, step } of train({ ...options, task: watched }))
+      if (type === "step") seen.push(`${step}: ${made}`);
+    expect(seen).toEqual(["1: 0,1", "2: 0,1,2", "3: 0,1,2,3", "4: 0,1,2,3"]);
+  });
+
+  it("meets an error of the next batch at the next step, not before", async () => {
+    const { task, ...options } = smallRun({ steps: 4 });
+    const torn = {
+      ...task,
+      batch: (index: number) => {
+        if (index === 2) throw new BinadeError("data.corrupt", "x: torn");
+        return task.batch(index);
+      },
+    };
+    const events: TrainEvent[] = [];
+    const run = async (): Promise<void> => {
+      for await (const event of train({ ...options, task: torn })) events.push(event);
+    };
+    expect((await refusal(run())).code).toBe("data.corrupt");
+    expect(ofType(events, "step").map(({ step }) => step)).toEqual([1, 2]);
   });
 
   it("refuses held-out pictures of another size", () => {
