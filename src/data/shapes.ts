@@ -57,9 +57,9 @@ const RADIUS = [7, 12] as const;
 const LIGHT = [70, 185] as const;
 /** Width over height of a shape. */
 const ASPECT = [0.8, 1.25] as const;
-/** Distance between the colours of shape and background: many pictures have hardly any. */
-const CONTRAST = [4, 100] as const;
-const NOISE = 9;
+/** Distance between the colours of shape and background. */
+const CONTRAST = [40, 150] as const;
+const NOISE = 10;
 const TEXTURE = 18;
 /** Small shapes of any class beside and upon the one that counts. */
 const DISTRACTORS = 2;

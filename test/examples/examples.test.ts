@@ -34,10 +34,10 @@ describe.each(DEVICES)("examples on %s", (device) => {
     expect(outcomes[0]).toMatchObject({ applied: false, reason: "gradientOverflow", atFloor: false });
   });
 
-  it("resnet: learns to tell generated shapes apart", async () => {
+  it("resnet: tells the direction of stripes that it has not seen", async () => {
     const accuracy = await resnet(isSlow ? { steps: 1, batch: 1, heldOut: 1 } : {});
-    // Guesses are right in one of ten.
-    expect(accuracy).toBeGreaterThanOrEqual(isSlow ? 0 : 0.3);
+    // Guesses are right in one of four.
+    expect(accuracy).toBeGreaterThanOrEqual(isSlow ? 0 : 0.8);
   });
 
   it("segmentation: labels pixels of scenes that it has not seen", async () => {
