@@ -27,9 +27,9 @@ constexpr int64_t kOpcodeCount = 64;
 
 enum class KernelCode : int32_t {
   pointwise = 0, reduce = 1, row = 2, matmul = 3, gather = 4, scatterAdd = 5, attention = 6, attentionBackward = 7,
-  plane = 8,
+  plane = 8, convolution = 9,
 };
-constexpr int64_t kKernelCodeCount = 9;
+constexpr int64_t kKernelCodeCount = 10;
 
 enum class Combine : int32_t {
   sum = 0, product = 1, max = 2, min = 3, argMax = 4, argMin = 5, sumInt = 6,

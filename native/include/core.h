@@ -55,6 +55,39 @@ struct GemmProblem {
   const int64_t* bOffsets;
 };
 
+/// (batch, channels, rows, columns) operand of a convolution, or a weight (outputs, channels, rows, columns): element
+/// (n, c, y, x) at data[n * strides[0] + c * strides[1] + y * strides[2] + x]. Storage and format as in MatrixView.
+struct ImageView {
+  const void* data;
+  DType storage, format;
+  int64_t strides[3];
+};
+
+/// Along one axis, output o and tap k meet at input o * stride + k * dilation - before.
+struct ConvolutionAxis {
+  int64_t input, output, kernel, stride, dilation, before;
+};
+
+/// x (batch, groups · channels, input…) * w (groups · outputs, channels, kernel…) = (batch, groups · outputs, output…);
+/// g is the cotangent of the result. Two of the three are read; axes are rows, then columns.
+struct ConvolutionProblem {
+  int64_t batch, groups, channels, outputs;
+  ConvolutionAxis axes[2];
+  ImageView x, w, g;
+};
+
+/// Receives finished float32 sums: `tile` holds pixels [pixel, pixel + pixels) of channels [channel, channel + channels)
+/// of one picture, channels `stride` floats apart. Called exactly once per pixel, from any worker, concurrently.
+/// With `direct` the sums are written there instead: pixel p of channel c of picture n at direct[n * directImage +
+/// c * directChannel + p].
+struct ImageSink {
+  void (*write)(void* context, int64_t image, int64_t channel, int64_t channels, int64_t pixel, int64_t pixels,
+                const float* tile, int64_t stride, int worker);
+  void* context;
+  float* direct;
+  int64_t directImage, directChannel;
+};
+
 /// (B, T, H, D) operand of attention: element (b, t, h, d) at data[b * strides[0] + t * strides[1] + h * strides[2] + d].
 struct HeadsView {
   void* data;

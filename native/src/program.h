@@ -143,6 +143,21 @@ struct AttentionKernel {
   Ref logSumExp;
 };
 
+/// Which of a convolution and its gradients is computed; its two operands in order.
+enum class ConvolutionForm : int32_t { forward = 0, inputGradient = 1, weightGradient = 2 };  // x w, g w, x g
+constexpr int64_t kConvolutionFormCount = 3;
+
+struct ConvolutionKernel {
+  ConvolutionForm form;
+  int64_t batch, groups, channels, outputs;
+  ConvolutionAxis axes[2];
+  DType storage[2], format[2];
+  Ref refs[2];
+  int64_t strides[2][3];
+  Vm epilogue;             // two axes or more: result rows (pictures, channels), then pixels, in one axis where it can be
+  bool plainStore;         // the epilogue stores the sums as they are, as contiguous float32
+};
+
 struct Kernel {
   KernelCode code;
   union {
@@ -153,6 +168,7 @@ struct Kernel {
     const GatherKernel* gather;
     const AttentionKernel* attention;
     const PlaneKernel* plane;
+    const ConvolutionKernel* convolution;
   };
 };
 

@@ -1,5 +1,5 @@
 /** Which nodes are never stored, but recomputed inside every kernel that reads them; and what reads see through movements. */
-import { byteSize } from "../formats/table.ts";
+import { byteSize, type DType } from "../formats/table.ts";
 import type { Node } from "../ir/graph.ts";
 import { contiguousView, isContiguous, sizeOf, type View } from "../ops/shape.ts";
 
@@ -111,17 +111,14 @@ function chainLength(
   const cheap = op.kind === "pointwise" && op.cheap;
   if (!fuse || (!generated && !cheap)) return null;
   const converts = op.kind === "pointwise" && op.converts === true;
-  if (!uses.every((use) => use.direct && (absorbsAny(use.node) || (converts && use.node.op.kind === "contraction"))))
-    return null;
+  if (!uses.every((use) => use.direct && (absorbsAny(use.node) || (converts && packs(use.node, node))))) return null;
   if (uses.some((use) => reordersOperand(use.node)) && drawsRandom(node, known)) return null;
   if (generated) return 1;
   const widens = converts && node.inputs.every((n) => byteSize(n.dtype) < byteSize(node.dtype));
-  if (uses.length < 2 && !widens && !uses.some((use) => use.node.op.kind === "contraction")) return null;
+  if (uses.length < 2 && !widens && !uses.some((use) => convertsOperands(use.node))) return null;
   const operands = [...new Set(node.inputs)];
   const length = 1 + operands.reduce((sum, n) => sum + (known.get(n) ?? 0), 0);
-  const readsStored = uses.some((use) => use.node.op.kind === "contraction")
-    ? operands.every((n) => !known.has(n))
-    : true;
+  const readsStored = uses.some((use) => convertsOperands(use.node)) ? operands.every((n) => !known.has(n)) : true;
   return length <= CHEAP_CHAIN && readsStored && operandBytes(operands, known) <= bytesOf(node) ? length : null;
 }
 
@@ -145,6 +142,26 @@ const absorbsAny = (node: Node): boolean => {
   const { kind } = node.op;
   return kind === "pointwise" || kind === "reduce" || (kind === "composite" && node.op.native?.family === "row");
 };
+
+/** Kernels that pack or stage their operands, and convert them on the way. */
+const convertsOperands = ({ op }: Node): boolean =>
+  op.kind === "contraction" || (op.kind === "composite" && op.native?.convertsOperands === true);
+
+const PACKED_FROM: readonly DType[] = ["float32", "float16", "bfloat16"];
+
+/** `reader` can take the cast `node` upon itself: packing converts floats. Convolutions read rows of neighbouring elements. */
+function packs(reader: Node, node: Node): boolean {
+  const [x] = node.inputs;
+  if (x === undefined || !convertsOperands(reader) || !PACKED_FROM.includes(x.dtype)) return false;
+  return reader.op.kind === "contraction" || walksRows(x);
+}
+
+/** Neighbours along the last axis lie side by side in memory. */
+export function walksRows(x: Node): boolean {
+  const { view } = sourceOf(x);
+  const last = view.shape.length - 1;
+  return view.shape[last] === 1 || view.strides[last] === 1;
+}
 
 const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
 

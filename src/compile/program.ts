@@ -46,7 +46,8 @@ export type KernelKind =
   | "index"
   | "plane"
   | "attention"
-  | "attentionBackward";
+  | "attentionBackward"
+  | "convolution";
 
 /**
  * Some nodes evaluated together. `nodes` (oldest first) holds everything computed inside; whatever else they read is in

@@ -4,7 +4,7 @@ import { build, createNode, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
 import type { OpOf, PointwiseRow } from "../ops/define.ts";
 import { isContiguous, sameShape, sizeOf } from "../ops/shape.ts";
-import { isBarrier, memoryOf, sourceOf } from "./inline.ts";
+import { isBarrier, memoryOf, sourceOf, walksRows } from "./inline.ts";
 import { type Capabilities, mapRequest, type Request } from "./program.ts";
 
 /** Claimed composites stay; the rest become simpler rows. */
@@ -27,7 +27,9 @@ export function legalize(request: Request): Request {
   return rewriteRequest(request, (node) => {
     const unit = rowsOf(node);
     if (unit === null) return node;
-    const inputs = node.inputs.map((x) => (walksRows(x, unit) ? x : build.node(COPY, [x])));
+    const inputs = node.inputs.map((x) =>
+      (unit === "all" ? isContiguous(sourceOf(x).view) : walksRows(x)) ? x : build.node(COPY, [x]),
+    );
     return inputs.every((x, i) => x === node.inputs[i]) ? node : createNode(node.op, inputs, node.attributes);
   });
 }
@@ -37,13 +39,6 @@ function rowsOf({ op }: Node): "all" | "last" | null {
   if (op.kind === "index") return "all";
   if (op.kind !== "composite" || op.native === undefined || op.native.family === "row") return null;
   return op.native.family === "plane" ? "all" : "last";
-}
-
-function walksRows(x: Node, unit: "all" | "last"): boolean {
-  const { view } = sourceOf(x);
-  if (unit === "all") return isContiguous(view);
-  const last = view.shape.length - 1;
-  return view.shape[last] === 1 || view.strides[last] === 1;
 }
 
 /** Element for element, whatever the dtype: a value made contiguous. */

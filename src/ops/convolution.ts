@@ -167,6 +167,7 @@ const convolution: CompositeRow = {
   kind: "composite",
   autocast: "narrow",
   ulps: 64,
+  native: { family: "convolution", core: "convolution", result: 0, convertsOperands: true },
   reference: REFERENCE,
   infer: (inputs, attributes) => {
     const [x, w] = pair(inputs);
@@ -200,6 +201,7 @@ const convolutionInputGradient: CompositeRow = {
   kind: "composite",
   autocast: "narrow",
   ulps: 64,
+  native: { family: "convolution", core: "convolutionInputGradient", result: 0, convertsOperands: true },
   reference: REFERENCE,
   infer: (inputs, attributes) => {
     const [g, w] = pair(inputs);
@@ -239,6 +241,7 @@ const convolutionWeightGradient: CompositeRow = {
   kind: "composite",
   autocast: "narrow",
   ulps: 64,
+  native: { family: "convolution", core: "convolutionWeightGradient", result: 0, convertsOperands: true },
   reference: REFERENCE,
   infer: (inputs, attributes) => {
     const [x, g] = pair(inputs);

@@ -126,11 +126,13 @@ export interface IndexRow extends Row {
 
 /** How a backend may run a composite whole: a core of a family, and which of its results this op is. */
 export interface NativeCore {
-  readonly family: "row" | "plane" | "attention" | "attentionBackward";
+  readonly family: "row" | "plane" | "attention" | "attentionBackward" | "convolution";
   readonly core: string;
   readonly result: number;
   /** It reads labels, and raises a fault for one out of range. */
   readonly raisesFaults?: true;
+  /** It converts its operands while it reads them: a cast from a stored value costs no pass of its own. */
+  readonly convertsOperands?: true;
   /** Parameters of the core, from the attributes. */
   readonly parameters?: (attributes: Attributes) => readonly number[];
 }

@@ -3,6 +3,7 @@ import { expect, it } from "vitest";
 import { CpuBackend } from "../../src/backends/cpu/backend.ts";
 import { type Addon, loadAddon } from "../../src/backends/cpu/loader.ts";
 import {
+  conv2d,
   crossEntropy,
   Device,
   gradientsOf,
@@ -53,6 +54,9 @@ async function programsOf(addon: Addon): Promise<readonly BigInt64Array[]> {
   const rows = tensor(Int32Array.of(1, 2, 0, 3), { device });
   const [q, table, picture] = [x(1, 3, 2, 4), x(5, 4), x(1, 2, 4, 4)];
   const attended = scaledDotProductAttention(q, q, q);
+  const [picture, filter] = [x(2, 2, 4, 5), x(4, 1, 3, 2)];
+  const out = conv2d(picture, filter, undefined, { stride: [2, 1], padding: 1, groups: 2 });
+  const convolved = [out, ...gradientsOf(out.exp().sum(), [picture, filter])];
   const results = [
     x(4, 6).exp().sum({ axes: 0 }),
     x(4, 6).argMax({ axes: 1 }),
@@ -64,6 +68,7 @@ async function programsOf(addon: Addon): Promise<readonly BigInt64Array[]> {
     table.gather(rows),
     ...gradientsOf(table.gather(rows).sum(), [table]),
     attended,
+    ...convolved,
     ...gradientsOf(attended.sum(), [q]),
     maxPool2d(x(2, 2, 4, 4), { kernelSize: 3, stride: 2, padding: 1 }),
     ...gradientsOf(maxPool2d(picture, { kernelSize: 2 }).sum(), [picture]),

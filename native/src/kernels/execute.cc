@@ -30,6 +30,8 @@ static void runKernel(const Run& run, const Kernel& kernel) {
       return runGather(run, *kernel.gather);
     case KernelCode::scatterAdd:
       return runScatterAdd(run, *kernel.gather);
+    case KernelCode::convolution:
+      return runConvolution(run, *kernel.convolution);
     case KernelCode::attention:
       return runAttention(run, *kernel.attention);
     case KernelCode::attentionBackward:

@@ -11,6 +11,7 @@ void runRows(const Run& run, const RowKernel& kernel);
 void runMatmul(const Run& run, const MatmulKernel& kernel);
 void runGather(const Run& run, const GatherKernel& kernel);
 void runScatterAdd(const Run& run, const GatherKernel& kernel);
+void runConvolution(const Run& run, const ConvolutionKernel& kernel);
 void runAttention(const Run& run, const AttentionKernel& kernel);
 void runAttentionBackward(const Run& run, const AttentionKernel& kernel);
 void runPlanes(const Run& run, const PlaneKernel& kernel);

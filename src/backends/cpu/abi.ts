@@ -46,7 +46,10 @@ export const KERNELS = [
   "attention",
   "attentionBackward",
   "plane",
+  "convolution",
 ] as const;
+/** Which of a convolution and its two gradients a kernel computes, from which operands: x w, g w, or x g. */
+export const CONVOLUTION_FORMS = ["convolution", "convolutionInputGradient", "convolutionWeightGradient"] as const;
 /** How a reduction combines float32 lanes. argMax/argMin yield int32 positions (first on ties; the first NaN wins). */
 export const COMBINES = ["sum", "product", "max", "min", "argMax", "argMin", "sumInt"] as const;
 /** Row cores: functions of whole rows. Row buffers in → row buffers out; (n) is a row, (1) one lane per row. */
@@ -112,6 +115,11 @@ export const PLANE_CORES = [
  * attention          := batch queries keys heads width scaleBits causal q k v out lse:ref
  * attentionBackward  := … as attention … g dq dk dv
  *   heads view       := dtype ref stride{3}                                   dtype -1: absent; absent lse: binding -1
+ * convolution        := form batch groups channels outputs axis axis image image domain epilogue:vm(rank)
+ *                       channels and outputs of one group; rows, then columns; row buffer 0 = float32 sums; domain = batch,
+ *                       channels, then pixels; of the weight gradient, outputs, then channels and taps
+ *   axis             := input output kernel stride dilation before after      as ConvolutionAxis in native/include/core.h
+ *   image            := storage format ref stride{3}                          as ImageView; neighbouring columns
  *
  * random: element e of the kernel's domain (row-major position) draws lane e mod 4 of Philox4x32-10 with counter
  * (e div 4 low, e div 4 high, key[2], key[3] xor stream) and key (key[0], key[1]); `a` is the position in the load list of

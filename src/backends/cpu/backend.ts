@@ -3,7 +3,7 @@ import type { Capabilities, Program } from "../../compile/program.ts";
 import { BinadeError } from "../../errors.ts";
 import { DTYPES } from "../../formats/index.ts";
 import { type Backend, type Executable, HostBackend, hostMemory } from "../backend.ts";
-import { MAX_RANK, PLANE_CORES, ROW_CORES } from "./abi.ts";
+import { CONVOLUTION_FORMS, MAX_RANK, PLANE_CORES, ROW_CORES } from "./abi.ts";
 import { type Addon, loadAddon } from "./loader.ts";
 import { lowerProgram } from "./lower.ts";
 
@@ -35,6 +35,7 @@ const CAPABILITIES: Capabilities = {
     ...PLANE_CORES.map((core) => `plane:${core}`),
     "attention:attention",
     "attentionBackward:attentionBackward",
+    ...CONVOLUTION_FORMS.map((form) => `convolution:${form}`),
   ]),
   fuse: true,
 };

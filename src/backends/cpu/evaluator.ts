@@ -1,7 +1,7 @@
 /** Evaluates the pointwise part of a kernel into instructions: registers by node, operands loaded on demand, inlined nodes computed in place. */
 import { sourceOf } from "../../compile/inline.ts";
-import type { Kernel, Write } from "../../compile/program.ts";
-import { invariant } from "../../errors.ts";
+import type { Kernel, Operand, Write } from "../../compile/program.ts";
+import { BinadeError, invariant } from "../../errors.ts";
 import { round } from "../../formats/index.ts";
 import { describe, type Node } from "../../ir/graph.ts";
 import { numberOf } from "../../ops/define.ts";
@@ -94,4 +94,37 @@ export class Evaluator {
   store({ node, operand }: Write): void {
     this.vm.store(this.value(node), operand, this.#view(operand.view));
   }
+}
+
+export const oldestFirst = (nodes: Iterable<Node>): readonly Node[] => [...nodes].sort((a, b) => a.id - b.id);
+
+export function evaluateAll(
+  evaluator: Evaluator,
+  nodes: ReadonlySet<Node>,
+  writes: readonly Write[],
+  also: readonly Node[] = [],
+): void {
+  for (const node of oldestFirst(nodes)) evaluator.evaluate(node);
+  for (const write of writes) if (nodes.has(write.node) || also.includes(write.node)) evaluator.store(write);
+}
+
+const MULTIPLIED: readonly Node["dtype"][] = ["float32", "bfloat16", "float16"];
+
+/** Operand of a product or convolution: its memory, and the dtype to which packing rounds it (an inlined cast). */
+export function packedOperand(kernel: Kernel, core: Node, i: number): { operand: Operand; format: Node["dtype"] } {
+  const input = inputOf(core, i);
+  if (!MULTIPLIED.includes(input.dtype)) {
+    throw new BinadeError(
+      "dtype.unsupported",
+      `${core.op.name}: the cpu device multiplies ${MULTIPLIED.join(", ")}, got ${input.dtype}; cast the operands, for instance x.cast("bfloat16")`,
+    );
+  }
+  const direct = kernel.reads.get(input);
+  if (direct !== undefined) return { operand: direct, format: input.dtype };
+  const below = kernel.reads.get(inputOf(input, 0));
+  invariant(
+    below !== undefined && sourceOf(input).base === input,
+    () => `${describe(input)} is neither stored nor a cast of something stored`,
+  );
+  return { operand: below, format: input.dtype };
 }

@@ -1,15 +1,15 @@
 /** Kernels → native kernels in words: one function per kind. */
 
 import { operandDomain } from "../../compile/fuse.ts";
-import { sourceOf } from "../../compile/inline.ts";
-import type { Kernel, Operand, Program, Write } from "../../compile/program.ts";
+import type { Kernel, Operand, Program } from "../../compile/program.ts";
 import { BinadeError, invariant } from "../../errors.ts";
 import { byteSize } from "../../formats/index.ts";
 import { describe, type Node } from "../../ir/graph.ts";
 import { listOf, numberOf } from "../../ops/define.ts";
 import { contiguousView, extent, isContiguous, rowMajor, type Shape, sizeOf } from "../../ops/shape.ts";
 import { ABI_VERSION, COMBINES, KERNELS, ROW_CORES } from "./abi.ts";
-import { Evaluator, inputOf } from "./evaluator.ts";
+import { Evaluator, evaluateAll, inputOf, oldestFirst, packedOperand } from "./evaluator.ts";
+import { convolution } from "./lower-convolution.ts";
 import { planeWords } from "./plane.ts";
 import { VmBuilder } from "./vm.ts";
 import { domainWords, dtypeCode, floatBits, reference, toWords, type Word } from "./words.ts";
@@ -69,22 +69,12 @@ function lowerKernel(kernel: Kernel): readonly NativeKernel[] {
       return [index(kernel)];
     case "plane":
       return [{ kind: "plane", payload: planeWords(kernel) }];
+    case "convolution":
+      return [{ kind: "convolution", payload: convolution(kernel) }];
     case "attention":
     case "attentionBackward":
       return [{ kind: kernel.kind, payload: attention(kernel) }];
   }
-}
-
-const oldestFirst = (nodes: Iterable<Node>): readonly Node[] => [...nodes].sort((a, b) => a.id - b.id);
-
-function evaluateAll(
-  evaluator: Evaluator,
-  nodes: ReadonlySet<Node>,
-  writes: readonly Write[],
-  also: readonly Node[] = [],
-): void {
-  for (const node of oldestFirst(nodes)) evaluator.evaluate(node);
-  for (const write of writes) if (nodes.has(write.node) || also.includes(write.node)) evaluator.store(write);
 }
 
 function pointwise(kernel: Kernel): readonly Word[] {
@@ -190,31 +180,11 @@ function row(kernel: Kernel): readonly Word[] {
   ];
 }
 
-const MULTIPLIED: readonly Node["dtype"][] = ["float32", "bfloat16", "float16"];
-
-/** Operand of a product: its memory, and the dtype to which packing rounds it (an inlined cast). */
-function matrix(kernel: Kernel, input: Node): { operand: Operand; format: Node["dtype"] } {
-  if (!MULTIPLIED.includes(input.dtype)) {
-    throw new BinadeError(
-      "dtype.unsupported",
-      `matmul: the cpu device multiplies ${MULTIPLIED.join(", ")}, got ${input.dtype}; cast the operands, for instance x.cast("bfloat16")`,
-    );
-  }
-  const direct = kernel.reads.get(input);
-  if (direct !== undefined) return { operand: direct, format: input.dtype };
-  const below = kernel.reads.get(inputOf(input, 0));
-  invariant(
-    below !== undefined && sourceOf(input).base === input,
-    () => `${describe(input)} is neither stored nor a cast of something stored`,
-  );
-  return { operand: below, format: input.dtype };
-}
-
 function contraction(kernel: Kernel): readonly Word[] {
   const core = coreOf(kernel);
   const [m, n] = [extent(core.shape, core.shape.length - 2), extent(core.shape, core.shape.length - 1)];
   const k = extent(inputOf(core, 0).shape, core.shape.length - 1);
-  const operands = [0, 1].map((i) => matrix(kernel, inputOf(core, i)));
+  const operands = [0, 1].map((i) => packedOperand(kernel, core, i));
   const batchShape = core.shape.slice(0, -2);
   const words = operands.flatMap(({ operand, format }) => {
     const { strides } = operand.view;

@@ -1,0 +1,113 @@
+// Register kernels of convolution: weights times shifted windows of staged pictures, and pixels times shifted pixels.
+//
+// Neither packs the pictures into a matrix. A column vector at depth p lies at `b + shifts[p]` plus its place: the
+// neighbouring outputs of a row read neighbouring inputs, whatever the tap.
+#pragma once
+#include "lanes.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+/// c (rows, 2 vectors), row stride `stride` floats, = or += A (depth, slideRows) · the columns at `places`: 2 · pieces byte
+/// offsets from b. Depths are added in ascending order.
+template <bool pairs, int pieces, int rows>
+static void slideStrip(int64_t depth, const float* a, const char* b, const int64_t* shifts, const int64_t* places,
+                       float* c, int64_t stride, bool accumulate) {
+  Lanes sums[rows][2];
+#pragma GCC unroll 14
+  for (int i = 0; i < rows; ++i) {
+    sums[i][0] = zeroLanes();
+    sums[i][1] = zeroLanes();
+  }
+  for (int64_t p = 0; p < depth; ++p, a += slideRows) {
+    const char* at = b + shifts[p];
+    const Lanes left = readPieces<pieces>(at, places);
+    const Lanes right = readPieces<pieces>(at, places + pieces);
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; ++i) {
+      const Lanes weight = splatLanes(a + i);
+      sums[i][0] = multiplyAddLanes<pairs>(weight, left, sums[i][0]);
+      sums[i][1] = multiplyAddLanes<pairs>(weight, right, sums[i][1]);
+    }
+  }
+#pragma GCC unroll 14
+  for (int i = 0; i < rows; ++i, c += stride) {
+    writeLanes(c, accumulate ? addLanes(readLanes(c), sums[i][0]) : sums[i][0]);
+    writeLanes(c + laneCount, accumulate ? addLanes(readLanes(c + laneCount), sums[i][1]) : sums[i][1]);
+  }
+}
+
+using SlideKernel = void (*)(int64_t depth, const float* a, const char* b, const int64_t* shifts, const int64_t* places,
+                             float* c, int64_t stride, bool accumulate);
+
+/// The kernel for strips of exactly `wanted` rows, 1 <= wanted <= slideRows.
+template <bool pairs, int pieces, int rows = slideRows>
+static inline SlideKernel slideKernel(int64_t wanted) {
+  if constexpr (rows > 1) {
+    if (wanted < rows) return slideKernel<pairs, pieces, rows - 1>(wanted);
+  }
+  return slideStrip<pairs, pieces, rows>;
+}
+
+/// Columns that rows of the other operand meet at once: as many as registers hold.
+constexpr int dotWidth(int rows) { return rows >= 3 ? dotColumns : rows == 2 ? 2 * dotColumns : 3 * dotColumns; }
+
+/// What one call of a dot kernel reads: `steps` vectors of g (rows `rowByteLength` apart) and of x (one pointer per
+/// column), in pieces at gPlaces and xPlaces (steps · pieces byte offsets). Masks, one vector per step or (stride 0) one
+/// for all, clear the lanes of x that belong to no pixel: g has zeros there, but x may hold an infinity.
+struct DotOperands {
+  int64_t steps;
+  const char* g;
+  int64_t rowByteLength;
+  const char* const* x;
+  const int64_t* gPlaces;
+  const int64_t* xPlaces;
+  const char* masks;
+  int64_t maskByteLength;
+};
+
+/// out (rows, dotWidth(rows)) = the sums over all pixels of g · x.
+template <bool pairs, int pieces, int rows>
+static void dotStrip(const DotOperands& o, float* out) {
+  constexpr int columns = dotWidth(rows);
+  Lanes sums[rows][columns];
+  const char* x[columns];
+#pragma GCC unroll 12
+  for (int j = 0; j < columns; ++j) x[j] = o.x[j];
+#pragma GCC unroll 7
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 12
+    for (int j = 0; j < columns; ++j) sums[i][j] = zeroLanes();
+  const char* mask = o.masks;
+  for (int64_t step = 0; step < o.steps; ++step, mask += o.maskByteLength) {
+    const int64_t* gPlaces = o.gPlaces + step * pieces;
+    const int64_t* xPlaces = o.xPlaces + step * pieces;
+    const Lanes valid = readLanes(mask);
+    Lanes right[columns];
+#pragma GCC unroll 12
+    for (int j = 0; j < columns; ++j) right[j] = maskLanes(readPieces<pieces>(x[j], xPlaces), valid);
+#pragma GCC unroll 7
+    for (int i = 0; i < rows; ++i) {
+      const Lanes left = readPieces<pieces>(o.g + i * o.rowByteLength, gPlaces);
+#pragma GCC unroll 12
+      for (int j = 0; j < columns; ++j) sums[i][j] = multiplyAddLanes<pairs>(left, right[j], sums[i][j]);
+    }
+  }
+#pragma GCC unroll 7
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 12
+    for (int j = 0; j < columns; ++j) out[i * columns + j] = sumLanes(sums[i][j]);
+}
+
+using DotKernel = void (*)(const DotOperands& operands, float* out);
+
+template <bool pairs, int pieces, int rows = dotRows>
+static inline DotKernel dotKernel(int64_t wanted) {
+  if constexpr (rows > 1) {
+    if (wanted < rows) return dotKernel<pairs, pieces, rows - 1>(wanted);
+  }
+  return dotStrip<pairs, pieces, rows>;
+}
+
+}  // namespace BINADE_ISA
+}  // namespace binade

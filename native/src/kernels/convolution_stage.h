@@ -1,0 +1,300 @@
+// Pictures in scratch: padded with zeros, split by the phases of the stride, widened or rounded on the way.
+//
+// Along one axis, position r of phase f holds picture element stride · (r + origin) + residue[f] − before, or 0 outside the
+// picture. Outputs count in q; the tap k of output q lies at position q − first + shift[k] of phase phaseOf[k], so that
+// neighbouring outputs read neighbouring positions. The convolution itself splits its input by phases and has one phase of
+// outputs; its input gradient has one phase of input and splits its outputs: output stride · q + f − before meets
+// cotangent q − ⌊k · dilation / stride⌋ for the taps with k · dilation ≡ f.
+#pragma once
+#include "convert.h"
+#include "core.h"
+#include "lanes.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t partsOf(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t multipleOf(int64_t a, int64_t b) { return partsOf(a, b) * b; }
+/// ⌈a / b⌉ for a of either sign.
+static inline int64_t ceilQuotient(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+static inline int64_t byteLengthOfElement(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
+
+/// Cuts one scratch allocation into 64-byte aligned arrays; with a null start it only measures.
+struct Cut {
+  char* start;
+  int64_t used;
+
+  char* bytes(int64_t byteLength) {
+    char* here = start == nullptr ? nullptr : start + used;
+    used += multipleOf(byteLength, 64);
+    return here;
+  }
+  int64_t* words(int64_t count) { return reinterpret_cast<int64_t*>(bytes(count * 8)); }
+};
+
+struct StagedAxis {
+  ConvolutionAxis axis;
+  bool gradient;
+  int64_t reach;                 // the largest shift
+  int64_t first, end;            // q of all outputs
+  int64_t outputPhases;          // 1, or the stride
+  int64_t stride, before, source;  // of staging; extent of what is staged
+  int64_t result;                // extent of the outputs
+  int64_t *shift, *phaseOf;      // [kernel]; phaseOf: of the staged input, or (gradient) of the outputs
+  int64_t phases, *residue;      // [phases] of the staged input
+};
+
+/// The outputs [first, first + count) in q of one axis.
+struct Band {
+  int64_t first, count;
+};
+
+/// Fills the tables of one axis from `cut`, or only measures them.
+static inline StagedAxis stageAxis(const ConvolutionAxis& axis, bool gradient, Cut* cut) {
+  StagedAxis staged = {};
+  staged.axis = axis;
+  staged.gradient = gradient;
+  staged.reach = (axis.kernel - 1) * axis.dilation / axis.stride;
+  staged.first = gradient ? ceilQuotient(axis.before - axis.stride + 1, axis.stride) : 0;
+  staged.end = gradient ? ceilQuotient(axis.input + axis.before, axis.stride) : axis.output;
+  staged.outputPhases = gradient ? axis.stride : 1;
+  staged.stride = gradient ? 1 : axis.stride;
+  staged.before = gradient ? 0 : axis.before;
+  staged.source = gradient ? axis.output : axis.input;
+  staged.result = gradient ? axis.input : axis.output;
+  staged.shift = cut->words(axis.kernel);
+  staged.phaseOf = cut->words(axis.kernel);
+  staged.residue = cut->words(axis.kernel);
+  if (cut->start == nullptr) return staged;
+  staged.phases = gradient ? 1 : 0;
+  staged.residue[0] = 0;
+  for (int64_t k = 0; k < axis.kernel; ++k) {
+    const int64_t residue = k * axis.dilation % axis.stride;
+    const int64_t quotient = k * axis.dilation / axis.stride;
+    staged.shift[k] = gradient ? staged.reach - quotient : quotient;
+    staged.phaseOf[k] = residue;
+    if (gradient) continue;
+    int64_t phase = 0;
+    while (phase < staged.phases && staged.residue[phase] != residue) ++phase;
+    staged.residue[phase] = residue;
+    staged.phases = most(staged.phases, phase + 1);
+    staged.phaseOf[k] = phase;
+  }
+  return staged;
+}
+
+/// The q of one phase of outputs.
+static inline int64_t firstOutput(const StagedAxis& axis, int64_t phase) {
+  return axis.gradient ? ceilQuotient(axis.axis.before - phase, axis.axis.stride) : axis.first;
+}
+static inline int64_t endOutput(const StagedAxis& axis, int64_t phase) {
+  return axis.gradient ? ceilQuotient(axis.axis.input + axis.axis.before - phase, axis.axis.stride) : axis.end;
+}
+/// The place of output q of a phase in the result.
+static inline int64_t outputAt(const StagedAxis& axis, int64_t phase, int64_t q) {
+  return axis.gradient ? axis.axis.stride * q + phase - axis.axis.before : q;
+}
+
+/// Position 0 of outputs from `first` on, as an index of the source's phases.
+static inline int64_t originOf(const StagedAxis& axis, int64_t first) {
+  return axis.gradient ? first - axis.reach : first;
+}
+
+/// Staged pictures (images, words, row phases, rows, column phases, pitch), in elements of one word each.
+struct StageLayout {
+  int64_t words;           // channels, or pairs of channels
+  int64_t rows, pitch;
+  int64_t rowLength, wordLength, imageLength;
+};
+
+static inline StageLayout layoutOf(const StagedAxis& y, const StagedAxis& x, int64_t bandRows, int64_t bandColumns,
+                                   int64_t words) {
+  StageLayout layout = {};
+  layout.words = words;
+  layout.rows = bandRows + y.reach;
+  layout.pitch = bandColumns + x.reach;
+  layout.rowLength = x.phases * layout.pitch;
+  layout.wordLength = y.phases * layout.rows * layout.rowLength;
+  layout.imageLength = words * layout.wordLength;
+  return layout;
+}
+
+/// Where tap (ky, kx) reads, relative to where tap position (0, 0) of phase (0, 0) does.
+static inline int64_t tapShift(const StagedAxis& y, const StagedAxis& x, const StageLayout& layout, int64_t ky,
+                               int64_t kx) {
+  const int64_t yPhase = y.gradient ? 0 : y.phaseOf[ky], xPhase = x.gradient ? 0 : x.phaseOf[kx];
+  return (yPhase * layout.rows + y.shift[ky]) * layout.rowLength + xPhase * layout.pitch + x.shift[kx];
+}
+
+enum class StagedAs { floats, bfloat16, channelPairs };
+
+/// Positions [begin, end) of one column phase lie in the picture, from source column `column` on; the others are zeros.
+struct PhaseSpan {
+  int64_t begin, end, column;
+};
+
+/// What one call stages: channels [channel, channel + channels) of pictures [image, image + images), for the outputs from
+/// (firstRow, firstColumn) on. `spare` holds two source rows, `spans` one entry per column phase.
+struct StageJob {
+  const ImageView* view;
+  const StagedAxis *y, *x;
+  StageLayout layout;
+  int64_t firstRow, firstColumn;
+  int64_t image, images;
+  int64_t channel, channels;
+  char* target;
+  char* spare;
+  PhaseSpan* spans;
+};
+
+static inline void findSpans(const StageJob& job) {
+  const StagedAxis& x = *job.x;
+  const int64_t origin = originOf(x, job.firstColumn);
+  for (int64_t phase = 0; phase < x.phases; ++phase) {
+    const int64_t offset = x.residue[phase] - x.before;  // position r holds column stride · (r + origin) + offset
+    const int64_t begin = least(most(ceilQuotient(-offset, x.stride) - origin, 0), job.layout.pitch);
+    const int64_t end = least(most(ceilQuotient(x.source - offset, x.stride) - origin, begin), job.layout.pitch);
+    job.spans[phase] = {begin, end, x.stride * (begin + origin) + offset};
+  }
+}
+
+/// A source row as floats or bfloat16 bits: in place where memory holds them, else converted into `spare`.
+static inline const float* rowElements(const ImageView& view, const char* source, int64_t count, float* spare) {
+  if (view.storage == DType::float32 && view.format == DType::float32) return reinterpret_cast<const float*>(source);
+  widenArray(view.storage, source, spare, count);
+  if (view.format != view.storage) roundArray(view.format, spare, count);
+  return spare;
+}
+
+static inline const uint16_t* rowElements(const ImageView& view, const char* source, int64_t count, uint16_t* spare) {
+  if (view.storage == DType::bfloat16) return reinterpret_cast<const uint16_t*>(source);
+  if (view.storage == DType::float32) {
+    narrowBfloat16(reinterpret_cast<const float*>(source), spare, count);
+    return spare;
+  }
+  float wide[256];
+  for (int64_t i = 0; i < count; i += 256) {
+    const int64_t length = least(count - i, 256);
+    widenArray(view.storage, source + i * 2, wide, length);
+    narrowBfloat16(wide, spare + i, length);
+  }
+  return spare;
+}
+
+static inline void clearElements(char* target, int64_t byteLength) {
+  int64_t i = 0;
+  for (; i + vectorByteLength <= byteLength; i += vectorByteLength) writeLanes(target + i, zeroLanes());
+  for (; i < byteLength; ++i) target[i] = 0;
+}
+
+template <typename Element>
+static inline void copyElements(const Element* source, int64_t stride, int64_t count, Element* target) {
+  if (stride != 1) {
+    if (stride == 2)
+      for (int64_t i = 0; i < count; ++i) target[i] = source[2 * i];
+    else
+      for (int64_t i = 0; i < count; ++i) target[i] = source[stride * i];
+    return;
+  }
+  constexpr int64_t perVector = vectorByteLength / static_cast<int64_t>(sizeof(Element));
+  int64_t i = 0;
+  for (; i + perVector <= count; i += perVector) writeLanes(target + i, readLanes(source + i));
+  for (; i < count; ++i) target[i] = source[i];
+}
+
+static inline void interleave(const uint16_t* low, const uint16_t* high, int64_t stride, int64_t count,
+                              uint32_t* target) {
+  if (stride == 1)
+    for (int64_t i = 0; i < count; ++i) target[i] = low[i] | static_cast<uint32_t>(high[i]) << 16;
+  else
+    for (int64_t i = 0; i < count; ++i)
+      target[i] = low[stride * i] | static_cast<uint32_t>(high[stride * i]) << 16;
+}
+
+/// Writes one staged row, all column phases, from a source row (and, for pairs, the next channel's; null: zeros).
+template <StagedAs as, typename Element>
+static inline void stageRow(const StageJob& job, const Element* low, const Element* high, char* target) {
+  constexpr int64_t size = as == StagedAs::bfloat16 ? 2 : 4;
+  const StagedAxis& x = *job.x;
+  for (int64_t phase = 0; phase < x.phases; ++phase, target += job.layout.pitch * size) {
+    const auto [begin, end, column] = job.spans[phase];
+    clearElements(target, begin * size);
+    clearElements(target + end * size, (job.layout.pitch - end) * size);
+    if constexpr (as == StagedAs::channelPairs) {
+      uint32_t* words = reinterpret_cast<uint32_t*>(target) + begin;
+      if (high != nullptr) interleave(low + column, high + column, x.stride, end - begin, words);
+      else
+        for (int64_t i = 0; i < end - begin; ++i) words[i] = low[column + i * x.stride];
+    } else {
+      copyElements(low + column, x.stride, end - begin, reinterpret_cast<Element*>(target) + begin);
+    }
+  }
+}
+
+/// Stages pictures as floats, bfloat16, or words of two channels' bfloat16. An odd last channel is paired with zeros.
+template <StagedAs as, typename Element>
+static void stageAs(const StageJob& job) {
+  constexpr int64_t size = as == StagedAs::bfloat16 ? 2 : 4, perWord = as == StagedAs::channelPairs ? 2 : 1;
+  const ImageView& view = *job.view;
+  const StagedAxis& y = *job.y;
+  const int64_t element = byteLengthOfElement(view.storage), width = job.x->source;
+  Element* spares[2] = {reinterpret_cast<Element*>(job.spare), reinterpret_cast<Element*>(job.spare) + width};
+  for (int64_t image = job.image; image < job.image + job.images; ++image) {
+    char* target = job.target + (image - job.image) * job.layout.imageLength * size;
+    for (int64_t word = 0; word < job.layout.words; ++word) {
+      const int64_t channel = job.channel + word * perWord;
+      const bool paired = perWord == 2 && channel + 1 < job.channel + job.channels;
+      const char* plane = static_cast<const char*>(view.data) +
+                          (image * view.strides[0] + channel * view.strides[1]) * element;
+      for (int64_t phase = 0; phase < y.phases; ++phase) {
+        int64_t row = y.stride * originOf(y, job.firstRow) + y.residue[phase] - y.before;
+        for (int64_t r = 0; r < job.layout.rows; ++r, row += y.stride, target += job.layout.rowLength * size) {
+          if (row < 0 || row >= y.source) {
+            clearElements(target, job.layout.rowLength * size);
+            continue;
+          }
+          const char* source = plane + row * view.strides[2] * element;
+          const Element* low = rowElements(view, source, width, spares[0]);
+          const Element* high =
+              paired ? rowElements(view, source + view.strides[1] * element, width, spares[1]) : nullptr;
+          stageRow<as>(job, low, high, target);
+        }
+      }
+    }
+  }
+}
+
+static inline void stage(const StageJob& job, StagedAs as) {
+  findSpans(job);
+#if BINADE_LANE_PAIRS
+  if (as == StagedAs::channelPairs) return stageAs<StagedAs::channelPairs, uint16_t>(job);
+  if (as == StagedAs::bfloat16) return stageAs<StagedAs::bfloat16, uint16_t>(job);
+#endif
+  (void)as;
+  stageAs<StagedAs::floats, float>(job);
+}
+
+/// Whether bfloat16 dot products compute this problem.
+static inline bool multipliesPairs(const ImageView& a, const ImageView& b) {
+  return BINADE_LANE_PAIRS && a.format == DType::bfloat16 && b.format == DType::bfloat16;
+}
+
+/// Pieces of a vector (1, 2 or 4) that fill rows of `width` elements, `perVector` to a vector, with the fewest vectors; one
+/// more split has to save an eighth.
+static inline int piecesFor(int64_t width, int64_t perVector) {
+  int best = 1;
+  int64_t cost = multipleOf(width, perVector) * 8;
+  for (int pieces = 2; pieces <= 4; pieces *= 2) {
+    const int64_t split = multipleOf(width, perVector / pieces) * (pieces == 2 ? 9 : 10);
+    if (split < cost) {
+      best = pieces;
+      cost = split;
+    }
+  }
+  return best;
+}
+
+}  // namespace BINADE_ISA
+}  // namespace binade
