@@ -1,11 +1,14 @@
 // The convolutions of ResNet-20 (batch 64, 32 × 32 pictures) against the register-only peak of one core, measured in
-// turns. CPU time of the thread, best of many. Prints; asserts nothing. Argument: float32, bfloat16 or float16.
+// turns. CPU time of the thread, best of many. Prints; asserts nothing. Arguments: float32, bfloat16 or float16; a part of
+// the names of the layers and forms to run (or ""); the batch (a smaller one is less disturbed by other programs).
 #include <time.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "kernels/convolution.h"
@@ -60,7 +63,6 @@ const Layer layers[] = {{"3→16, 32², 3×3", 3, 16, 32, 3, 1, 1, false},   {"1
                         {"16→32, 32², 3×3/2", 16, 32, 32, 3, 2, 1, true}, {"32→32, 16², 3×3", 32, 32, 16, 3, 1, 5, true},
                         {"32→64, 16², 3×3/2", 32, 64, 16, 3, 2, 1, true}, {"64→64, 8², 3×3", 64, 64, 8, 3, 1, 5, true},
                         {"16→32, 32², 1×1/2", 16, 32, 32, 1, 2, 1, true}, {"32→64, 16², 1×1/2", 32, 64, 16, 1, 2, 1, true}};
-constexpr int64_t batch = 64;
 
 using Run = void (*)(Pool*, const ConvolutionProblem&, const ImageSink&);
 const char* const forms[] = {"forward", "input gradient", "weight gradient"};
@@ -78,6 +80,7 @@ int main(int argc, char** argv) {
   const DType dtype = std::strcmp(name, "bfloat16") == 0  ? DType::bfloat16
                       : std::strcmp(name, "float16") == 0 ? DType::float16
                                                           : DType::float32;
+  const int64_t batch = argc > 3 ? std::atoi(argv[3]) : 64;
   Pool* pool = createPool(1);
   double total = 0, floor = 0;
   for (const Layer& l : layers) {
@@ -96,6 +99,7 @@ int main(int argc, char** argv) {
     const double flops = 2.0 * static_cast<double>(batch * l.out * out * out * l.in * l.kernel * l.kernel);
     for (int form = 0; form < 3; ++form) {
       if (form == 1 && !l.inputGradient) continue;
+      if (argc > 2 && std::strstr((std::string(l.name) + ", " + forms[form]).c_str(), argv[2]) == nullptr) continue;
       const int64_t channels[] = {l.out, l.in, l.out};
       const int64_t pixels[] = {out * out, l.size * l.size, l.in * l.kernel * l.kernel};
       const ImageSink sink = {nullptr, nullptr, result.data(), channels[form] * pixels[form], pixels[form]};

@@ -36,6 +36,8 @@ struct Plan {
   StageLayout layout;
   int64_t *tapStart, *tapY, *tapX;   // [phases + 1], [taps], [taps]: the taps of each phase of outputs
   int64_t* shifts;                   // [taps · chunkWords] bytes: phase by phase, (words, taps)
+  int64_t* stripStarts;              // [strips + 1]: first rows; heights differ by at most one
+  SlideKernel* kernels;              // [strips]
   float* packed;                     // (groups, phase by phase: (strips, words, taps, slideRows))
   int64_t packedLength;              // of one group
 };
@@ -51,8 +53,18 @@ struct Work {
 
 int64_t evenly(int64_t count, int64_t limit) { return partsOf(count, partsOf(count, limit)); }
 
-/// First row of strip `index` when `rows` rows are cut into `strips` strips whose heights differ by at most one.
-int64_t stripStart(const Plan& plan, int64_t index) { return index * plan.rows / plan.strips; }
+template <bool pairs>
+SlideKernel kernelWith(int pieces, int64_t rows) {
+  return pieces == 1 ? slideKernel<pairs, 1>(rows) : pieces == 2 ? slideKernel<pairs, 2>(rows)
+                                                                  : slideKernel<pairs, 4>(rows);
+}
+
+SlideKernel kernelOf(const Plan& plan, int64_t rows) {
+#if BINADE_LANE_PAIRS
+  if (plan.pairs) return kernelWith<true>(plan.pieces, rows);
+#endif
+  return kernelWith<false>(plan.pieces, rows);
+}
 
 void planUnits(const ConvolutionProblem& problem, Plan* plan) {
   const int64_t rows = plan->y.end - plan->y.first, columns = plan->x.end - plan->x.first;
@@ -136,13 +148,17 @@ Plan makePlan(Pool* pool, const ConvolutionProblem& problem, bool gradient) {
     plan.tapY = cut.words(plan.taps);
     plan.tapX = cut.words(plan.taps);
     plan.shifts = cut.words(plan.taps * plan.chunkWords);
+    plan.stripStarts = cut.words(plan.strips + 1);
+    plan.kernels = reinterpret_cast<SlideKernel*>(cut.words(plan.strips));
     plan.packedLength = plan.strips * slideRows * plan.words * plan.taps;
     plan.packed = reinterpret_cast<float*>(cut.bytes(problem.groups * plan.packedLength * 4));
     if (pass == 0) cut = {static_cast<char*>(scratch(pool, 0, kSharedSlot, static_cast<size_t>(cut.used))), 0};
   }
   plan.layout = layoutOf(plan.y, plan.x, plan.bandRows, plan.bandColumns, plan.chunkWords);
-  const int64_t width = plan.x.end - plan.x.first;
-  plan.pieces = piecesFor(partsOf(width, plan.columnBands), laneCount);
+  plan.pieces = piecesFor(least(mostOutputs(plan.x), plan.bandColumns), laneCount);
+  for (int64_t strip = 0; strip <= plan.strips; ++strip) plan.stripStarts[strip] = strip * plan.rows / plan.strips;
+  for (int64_t strip = 0; strip < plan.strips; ++strip)
+    plan.kernels[strip] = kernelOf(plan, plan.stripStarts[strip + 1] - plan.stripStarts[strip]);
   planTaps(&plan);
   return plan;
 }
@@ -169,7 +185,7 @@ void packPanel(const Work& work, int64_t group, int64_t phase, int64_t strip) {
   const char* data = static_cast<const char*>(w.data);
   const int64_t firstTap = plan.tapStart[phase], taps = plan.tapStart[phase + 1] - firstTap;
   const int64_t rowStride = w.strides[plan.gradient ? 1 : 0], channelStride = w.strides[plan.gradient ? 0 : 1];
-  const int64_t start = stripStart(plan, strip), height = stripStart(plan, strip + 1) - start;
+  const int64_t start = plan.stripStarts[strip], height = plan.stripStarts[strip + 1] - start;
   float* panel = plan.packed + group * plan.packedLength +
                  (firstTap * plan.strips + taps * strip) * plan.words * slideRows;
   const int64_t perWord = plan.pairs ? 2 : 1;
@@ -317,50 +333,33 @@ void scatterTile(const float* tile, const Piece* pieces, int64_t count, int64_t 
 }
 
 /// Adds one chunk of channels (words [firstWord, firstWord + words)) to the sums of one phase.
-template <bool pairs, int pieces>
 void slidePhase(const Work& work, const Unit& unit, int64_t phase, const PhaseOutputs& outputs, const Piece* list,
                 const Target& target, const char* staged, int64_t firstWord, int64_t words) {
   const Plan& plan = work.plan;
-  constexpr int64_t perPiece = laneCount / pieces;
+  const int64_t perGroup = 2 * plan.pieces;
   const int64_t firstTap = plan.tapStart[phase], taps = plan.tapStart[phase + 1] - firstTap;
   const float* panels = plan.packed + unit.group * plan.packedLength + firstTap * plan.strips * plan.words * slideRows;
   const int64_t* shifts = plan.shifts + firstTap * plan.chunkWords;
-  const int64_t firstRow = stripStart(plan, unit.firstStrip);
+  const int64_t firstRow = plan.stripStarts[unit.firstStrip], panelLength = plan.words * taps * slideRows;
   alignas(64) float tile[slideRows * groupLanes];
-  for (int64_t first = 0; first < outputs.pieces; first += 2 * pieces) {
-    const int64_t count = least(outputs.pieces - first, 2 * pieces);
-    int64_t places[2 * pieces];
-    for (int64_t j = 0; j < 2 * pieces; ++j) places[j] = list[first + least(j, count - 1)].place;
-    const bool direct = outputs.dense && count == 2 * pieces;
-    for (int64_t strip = unit.firstStrip; strip < unit.endStrip; ++strip) {
-      const int64_t start = stripStart(plan, strip), height = stripStart(plan, strip + 1) - start;
-      const float* panel = panels + (strip * plan.words + firstWord) * taps * slideRows;
-      const Target rows = {target.data + (start - firstRow) * target.rowStride, target.rowStride, 0, 0};
-      const SlideKernel kernel = slideKernel<pairs, pieces>(height);
+  for (int64_t first = 0; first < outputs.pieces; first += perGroup) {
+    const int64_t count = least(outputs.pieces - first, perGroup);
+    int64_t places[8];
+    for (int64_t j = 0; j < perGroup; ++j) places[j] = list[first + least(j, count - 1)].place;
+    const bool direct = outputs.dense && count == perGroup;
+    const float* panel = panels + unit.firstStrip * panelLength + firstWord * taps * slideRows;
+    for (int64_t strip = unit.firstStrip; strip < unit.endStrip; ++strip, panel += panelLength) {
+      float* rows = target.data + (plan.stripStarts[strip] - firstRow) * target.rowStride;
       if (direct) {
-        kernel(words * taps, panel, staged, shifts, places, rows.data + list[first].at, target.rowStride,
-               firstWord > 0);
-      } else {
-        kernel(words * taps, panel, staged, shifts, places, tile, groupLanes, false);
-        scatterTile(tile, list + first, count, perPiece, height, rows, firstWord > 0);
+        plan.kernels[strip](words * taps, panel, staged, shifts, places, rows + list[first].at, target.rowStride,
+                            firstWord > 0);
+        continue;
       }
+      plan.kernels[strip](words * taps, panel, staged, shifts, places, tile, groupLanes, false);
+      scatterTile(tile, list + first, count, laneCount / plan.pieces, plan.stripStarts[strip + 1] - plan.stripStarts[strip],
+                  {rows, target.rowStride, 0, 0}, firstWord > 0);
     }
   }
-}
-
-using SlidePhase = void (*)(const Work&, const Unit&, int64_t, const PhaseOutputs&, const Piece*, const Target&,
-                            const char*, int64_t, int64_t);
-
-template <bool pairs>
-SlidePhase slideWith(int pieces) {
-  return pieces == 1 ? slidePhase<pairs, 1> : pieces == 2 ? slidePhase<pairs, 2> : slidePhase<pairs, 4>;
-}
-
-SlidePhase slideOf(const Plan& plan) {
-#if BINADE_LANE_PAIRS
-  if (plan.pairs) return slideWith<true>(plan.pieces);
-#endif
-  return slideWith<false>(plan.pieces);
 }
 
 /// Scratch of one worker.
@@ -404,13 +403,29 @@ Target targetOf(const Work& work, const Unit& unit, const Rooms& rooms) {
   const ImageSink& sink = *work.sink;
   const Plan& plan = work.plan;
   if (sink.direct != nullptr) {
-    const int64_t channel = unit.group * plan.rows + stripStart(plan, unit.firstStrip);
+    const int64_t channel = unit.group * plan.rows + plan.stripStarts[unit.firstStrip];
     float* data = sink.direct + unit.image * sink.directImage + channel * sink.directChannel +
                   unit.top * plan.x.result + unit.left;
     return {data, sink.directChannel, sink.directImage, plan.x.result};
   }
   const int64_t width = unit.right - unit.left, pixels = (unit.bottom - unit.top) * width;
   return {rooms.sums, unit.images * pixels, pixels, width};
+}
+
+/// to (count · step) from the sums of one column phase, or of two (step 2): `odd` follows `even`, one column later.
+void mergeLine(const float* even, const float* odd, int64_t evens, int64_t odds, int64_t step, float* to) {
+  int64_t j = 0;
+  for (; j + laneCount <= odds; j += laneCount) {
+    Lanes low, high;
+    joinLanes(readLanes(even + j), readLanes(odd + j), &low, &high);
+    writeLanes(to + 2 * j, low);
+    writeLanes(to + 2 * j + laneCount, high);
+  }
+  for (; j < odds; ++j) {
+    to[2 * j] = even[j];
+    to[2 * j + 1] = odd[j];
+  }
+  for (; j < evens; ++j) to[j * step] = even[j];
 }
 
 /// Puts the sums of all phases into the result: neighbouring outputs belong to neighbouring phases.
@@ -421,24 +436,21 @@ void mergePhases(const Work& work, const Unit& unit, const Rooms& rooms, const T
     const PhaseOutputs& outputs = rooms.outputs[phase];
     const Target& from = rooms.targets[phase];
     const int64_t left = outputAt(plan.x, phase % step, outputs.columns.first) - unit.left;
-    // The columns of two phases side by side are interleaved at once: strided stores alone do not vectorise.
-    const bool joined = step == 2 && left == 0 && outputs.columns.count > 0;
-    const int64_t other = phase ^ 1;
-    if (step == 2 && !joined && rooms.outputs[other].columns.count > 0) continue;
-    const int64_t both = joined ? rooms.outputs[other].columns.count : 0;
-    for (int64_t i = 0; i < rows * unit.images * outputs.rows.count; ++i) {
-      const int64_t line = i % outputs.rows.count, image = i / outputs.rows.count % unit.images;
-      const int64_t row = i / outputs.rows.count / unit.images;
-      const int64_t y = outputAt(plan.y, phase / step, outputs.rows.first + line) - unit.top;
-      float* to = target.data + row * target.rowStride + image * target.imageStride + y * target.lineStride + left;
-      const float* even = from.data + row * from.rowStride + image * from.imageStride + line * from.lineStride;
-      const Target& odds = rooms.targets[other < plan.phases ? other : phase];
-      const float* odd = odds.data + row * odds.rowStride + image * odds.imageStride + line * odds.lineStride;
-      for (int64_t j = 0; j < both; ++j) {
-        to[2 * j] = even[j];
-        to[2 * j + 1] = odd[j];
+    // The columns of two phases side by side are interleaved at once, by the phase that comes first in the line.
+    const int64_t other = step == 2 ? phase ^ 1 : phase;
+    const int64_t others = step == 2 ? rooms.outputs[other].columns.count : 0;
+    if (others > 0 && left != 0) continue;
+    const Target& odd = rooms.targets[other];
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t image = 0; image < unit.images; ++image) {
+        for (int64_t line = 0; line < outputs.rows.count; ++line) {
+          const int64_t y = outputAt(plan.y, phase / step, outputs.rows.first + line) - unit.top;
+          mergeLine(from.data + row * from.rowStride + image * from.imageStride + line * from.lineStride,
+                    odd.data + row * odd.rowStride + image * odd.imageStride + line * odd.lineStride,
+                    outputs.columns.count, others, step,
+                    target.data + row * target.rowStride + image * target.imageStride + y * target.lineStride + left);
+        }
       }
-      for (int64_t j = both; j < outputs.columns.count; ++j) to[j * step] = even[j];
     }
   }
 }
@@ -447,7 +459,7 @@ void deliver(const Work& work, const Unit& unit, const Target& target, int64_t r
   const ImageSink& sink = *work.sink;
   if (sink.direct != nullptr) return;
   const Plan& plan = work.plan;
-  const int64_t channel = unit.group * plan.rows + stripStart(plan, unit.firstStrip);
+  const int64_t channel = unit.group * plan.rows + plan.stripStarts[unit.firstStrip];
   const int64_t width = unit.right - unit.left;
   const bool whole = width == plan.x.result;  // else lines are delivered one by one
   const int64_t runs = whole ? 1 : unit.bottom - unit.top, pixels = whole ? (unit.bottom - unit.top) * width : width;
@@ -460,7 +472,7 @@ void deliver(const Work& work, const Unit& unit, const Target& target, int64_t r
 void runUnit(const Work& work, const Unit& unit, const Rooms& rooms, int worker) {
   const Plan& plan = work.plan;
   if (unit.bottom <= unit.top || unit.right <= unit.left) return;
-  const int64_t rows = stripStart(plan, unit.endStrip) - stripStart(plan, unit.firstStrip);
+  const int64_t rows = plan.stripStarts[unit.endStrip] - plan.stripStarts[unit.firstStrip];
   const Target target = targetOf(work, unit, rooms);
   for (int64_t phase = 0; phase < plan.phases; ++phase) {
     const Band lines = clipped(plan.y, phase / plan.x.outputPhases, unit.rows);
@@ -482,7 +494,7 @@ void runUnit(const Work& work, const Unit& unit, const Rooms& rooms, int worker)
     job.layout.imageLength = plan.layout.imageLength;
     stage(job, plan.pairs ? StagedAs::channelPairs : StagedAs::floats);
     for (int64_t phase = 0; phase < plan.phases; ++phase)
-      slideOf(plan)(work, unit, phase, rooms.outputs[phase], rooms.pieces + phase * rooms.piecesPerPhase,
+      slidePhase(work, unit, phase, rooms.outputs[phase], rooms.pieces + phase * rooms.piecesPerPhase,
                     rooms.targets[phase], rooms.staged, word, words);
   }
   if (plan.phases > 1) mergePhases(work, unit, rooms, target, rows);

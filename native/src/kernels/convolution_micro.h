@@ -52,8 +52,8 @@ static inline SlideKernel slideKernel(int64_t wanted) {
 /// Columns that rows of the other operand meet at once: as many as registers hold.
 constexpr int dotWidth(int rows) { return rows >= 3 ? dotColumns : rows == 2 ? 2 * dotColumns : 3 * dotColumns; }
 
-/// What one call of a dot kernel reads: `steps` vectors of g (rows `rowByteLength` apart) and of x (one pointer per
-/// column), in pieces at gPlaces and xPlaces (steps · pieces byte offsets). Masks, one vector per step or (stride 0) one
+/// What one call of a dot kernel reads: `steps` vectors of g (rows `rowByteLength` apart) at gPlaces (steps byte offsets),
+/// and of x (one pointer per column), in pieces at xPlaces (steps · pieces byte offsets). Masks, one vector per step or (stride 0) one
 /// for all, clear the lanes of x that belong to no pixel: g has zeros there, but x may hold an infinity.
 struct DotOperands {
   int64_t steps;
@@ -66,40 +66,47 @@ struct DotOperands {
   int64_t maskByteLength;
 };
 
-/// out (rows, dotWidth(rows)) = the sums over all pixels of g · x.
+/// Rows of a strip's sums: those of one column lie side by side, a whole number of fours.
+constexpr int dotSlots = (dotRows + 3) / 4 * 4;
+
+/// sums (columns, …), column stride `stride`, = or += the sums over all pixels of g · x, for the first `count` <= dotWidth(rows)
+/// columns; each column's `rows` sums lie side by side.
 template <bool pairs, int pieces, int rows>
-static void dotStrip(const DotOperands& o, float* out) {
+static void dotStrip(const DotOperands& o, int64_t count, float* totals, int64_t stride, bool add) {
   constexpr int columns = dotWidth(rows);
-  Lanes sums[rows][columns];
+  Lanes sums[dotSlots][columns];
   const char* x[columns];
 #pragma GCC unroll 12
   for (int j = 0; j < columns; ++j) x[j] = o.x[j];
-#pragma GCC unroll 7
-  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+  for (int i = 0; i < dotSlots; ++i)
 #pragma GCC unroll 12
     for (int j = 0; j < columns; ++j) sums[i][j] = zeroLanes();
   const char* mask = o.masks;
   for (int64_t step = 0; step < o.steps; ++step, mask += o.maskByteLength) {
-    const int64_t* gPlaces = o.gPlaces + step * pieces;
+    const int64_t place = o.gPlaces[step];
     const int64_t* xPlaces = o.xPlaces + step * pieces;
     const Lanes valid = readLanes(mask);
     Lanes right[columns];
 #pragma GCC unroll 12
     for (int j = 0; j < columns; ++j) right[j] = maskLanes(readPieces<pieces>(x[j], xPlaces), valid);
-#pragma GCC unroll 7
+#pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
-      const Lanes left = readPieces<pieces>(o.g + i * o.rowByteLength, gPlaces);
+      const Lanes left = readLanes(o.g + i * o.rowByteLength + place);
 #pragma GCC unroll 12
       for (int j = 0; j < columns; ++j) sums[i][j] = multiplyAddLanes<pairs>(left, right[j], sums[i][j]);
     }
   }
-#pragma GCC unroll 7
-  for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 12
-    for (int j = 0; j < columns; ++j) out[i * columns + j] = sumLanes(sums[i][j]);
+  for (int j = 0; j < columns; ++j, totals += stride) {
+    if (j >= count) return;
+#pragma GCC unroll 2
+    for (int i = 0; i < dotSlots; i += 4)
+      sumFour(sums[i][j], sums[i + 1][j], sums[i + 2][j], sums[i + 3][j], totals + i, add);
+  }
 }
 
-using DotKernel = void (*)(const DotOperands& operands, float* out);
+using DotKernel = void (*)(const DotOperands& operands, int64_t count, float* totals, int64_t stride, bool add);
 
 template <bool pairs, int pieces, int rows = dotRows>
 static inline DotKernel dotKernel(int64_t wanted) {

@@ -92,6 +92,14 @@ static inline int64_t firstOutput(const StagedAxis& axis, int64_t phase) {
 static inline int64_t endOutput(const StagedAxis& axis, int64_t phase) {
   return axis.gradient ? ceilQuotient(axis.axis.input + axis.axis.before - phase, axis.axis.stride) : axis.end;
 }
+/// The most outputs that one phase has.
+static inline int64_t mostOutputs(const StagedAxis& axis) {
+  int64_t count = 0;
+  for (int64_t phase = 0; phase < axis.outputPhases; ++phase)
+    count = most(count, endOutput(axis, phase) - firstOutput(axis, phase));
+  return count;
+}
+
 /// The place of output q of a phase in the result.
 static inline int64_t outputAt(const StagedAxis& axis, int64_t phase, int64_t q) {
   return axis.gradient ? axis.axis.stride * q + phase - axis.axis.before : q;
@@ -183,10 +191,9 @@ static inline const uint16_t* rowElements(const ImageView& view, const char* sou
   return spare;
 }
 
-static inline void clearElements(char* target, int64_t byteLength) {
-  int64_t i = 0;
-  for (; i + vectorByteLength <= byteLength; i += vectorByteLength) writeLanes(target + i, zeroLanes());
-  for (; i < byteLength; ++i) target[i] = 0;
+/// Clears at least `byteLength` bytes and at most a vector more: what follows is written later, or is room to spare.
+static inline void clearAhead(char* target, int64_t byteLength) {
+  for (int64_t i = 0; i < byteLength; i += vectorByteLength) writeLanes(target + i, zeroLanes());
 }
 
 template <typename Element>
@@ -213,24 +220,125 @@ static inline void interleave(const uint16_t* low, const uint16_t* high, int64_t
       target[i] = low[stride * i] | static_cast<uint32_t>(high[stride * i]) << 16;
 }
 
-/// Writes one staged row, all column phases, from a source row (and, for pairs, the next channel's; null: zeros).
+/// Writes one column phase of a staged row, `pitch` words, from a source row (and, for pairs, the next channel's; null:
+/// zeros).
 template <StagedAs as, typename Element>
-static inline void stageRow(const StageJob& job, const Element* low, const Element* high, char* target) {
+static inline void stagePhase(PhaseSpan span, int64_t stride, int64_t pitch, const Element* low, const Element* high,
+                              char* target) {
   constexpr int64_t size = as == StagedAs::bfloat16 ? 2 : 4;
-  const StagedAxis& x = *job.x;
-  for (int64_t phase = 0; phase < x.phases; ++phase, target += job.layout.pitch * size) {
-    const auto [begin, end, column] = job.spans[phase];
-    clearElements(target, begin * size);
-    clearElements(target + end * size, (job.layout.pitch - end) * size);
-    if constexpr (as == StagedAs::channelPairs) {
-      uint32_t* words = reinterpret_cast<uint32_t*>(target) + begin;
-      if (high != nullptr) interleave(low + column, high + column, x.stride, end - begin, words);
-      else
-        for (int64_t i = 0; i < end - begin; ++i) words[i] = low[column + i * x.stride];
+  const int64_t count = span.end - span.begin;
+  clearAhead(target, span.begin * size);
+  if constexpr (as == StagedAs::channelPairs) {
+    uint32_t* words = reinterpret_cast<uint32_t*>(target) + span.begin;
+    if (high != nullptr) interleave(low + span.column, high + span.column, stride, count, words);
+    else
+      for (int64_t i = 0; i < count; ++i) words[i] = low[span.column + i * stride];
+  } else {
+    copyElements(low + span.column, stride, count, reinterpret_cast<Element*>(target) + span.begin);
+  }
+  clearAhead(target + span.end * size, (pitch - span.end) * size);
+}
+
+/// Rows copied as they are between zeros: `vectors` whole vectors, then `rest` bytes. Up to a vector of zeros before and after
+/// the row, and up to one behind it, is written.
+struct RowCopy {
+  int64_t rows, sourceStep, targetStep, begin, end;  // in bytes; [begin, end) of a target row is copied
+  int64_t vectors, rest;
+};
+
+template <int vectors>
+static inline void copyRows(const RowCopy c, const char* source, char* target) {
+  const int64_t count = vectors > 0 ? vectors : c.vectors;
+  for (int64_t r = 0; r < c.rows; ++r, source += c.sourceStep, target += c.targetStep) {
+    char* to = target + c.begin;
+    writeLanes(target, zeroLanes());
+    if constexpr (vectors > 0) {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < vectors; ++v)
+        writeLanes(to + v * vectorByteLength, readLanes(source + v * vectorByteLength));
     } else {
-      copyElements(low + column, x.stride, end - begin, reinterpret_cast<Element*>(target) + begin);
+      for (int64_t v = 0; v < count; ++v)
+        writeLanes(to + v * vectorByteLength, readLanes(source + v * vectorByteLength));
+      if (c.rest > 0) writeLanes(to + count * vectorByteLength, readSome(source + count * vectorByteLength, c.rest));
+    }
+    writeLanes(target + c.end, zeroLanes());
+  }
+}
+
+static inline void copyRows(const RowCopy& c, const char* source, char* target) {
+  if (c.rest == 0 && c.vectors == 1) return copyRows<1>(c, source, target);
+  if (c.rest == 0 && c.vectors == 2) return copyRows<2>(c, source, target);
+  if (c.rest == 0 && c.vectors == 4) return copyRows<4>(c, source, target);
+  copyRows<0>(c, source, target);
+}
+
+/// Both column phases of a stride of 2: `count` pairs of neighbouring elements from `source` on, apart.
+static inline void splitRow(const float* source, int64_t count, float* first, float* second) {
+  int64_t i = 0;
+  for (; i + laneCount <= count; i += laneCount) {
+    Lanes even, odd;
+    splitLanes(readLanes(source + 2 * i), readLanes(source + 2 * i + laneCount), &even, &odd);
+    writeLanes(first + i, even);
+    writeLanes(second + i, odd);
+  }
+  for (; i < count; ++i) {
+    first[i] = source[2 * i];
+    second[i] = source[2 * i + 1];
+  }
+}
+
+/// Stages the rows of one phase of one channel (or pair). Everything is held in locals: what is written might alias a job.
+template <StagedAs as, typename Element>
+static inline void stageRows(const ImageView view, const StageLayout layout, const PhaseSpan* spans, int64_t phases,
+                             int64_t stride, int64_t width, const char* plane, int64_t firstRow, int64_t rowStep,
+                             int64_t rows, bool paired, char* spare, char* target) {
+  constexpr int64_t size = as == StagedAs::bfloat16 ? 2 : 4;
+  const int64_t element = byteLengthOfElement(view.storage), rowByteLength = layout.rowLength * size;
+  const int64_t pitch = layout.pitch, sourceStep = view.strides[2] * element, other = view.strides[1] * element;
+  // Staged row r is source row firstRow + r · rowStep; those of [begin, end) exist.
+  const int64_t begin = least(most(ceilQuotient(-firstRow, rowStep), 0), layout.rows);
+  const int64_t end = least(most(ceilQuotient(rows - firstRow, rowStep), begin), layout.rows);
+  clearAhead(target, begin * rowByteLength);
+  const PhaseSpan span = spans[0];
+  const char* source = plane + (firstRow + begin * rowStep) * sourceStep;
+  char* const last = target + end * rowByteLength;
+  target += begin * rowByteLength;
+  const int64_t copied = (span.end - span.begin) * size;
+  const bool asStored = as != StagedAs::channelPairs && byteLengthOfElement(view.storage) == size &&
+                        (size == 2 ? view.storage == DType::bfloat16 : view.format == DType::float32);
+  if (asStored && phases == 1 && stride == 1 && span.begin * size <= vectorByteLength &&
+      (pitch - span.end) * size <= vectorByteLength) {
+    copyRows({end - begin, rowStep * sourceStep, rowByteLength, span.begin * size, span.end * size,
+              copied / vectorByteLength, copied % vectorByteLength},
+             source + span.column * size, target);
+  } else {
+    const PhaseSpan next = spans[phases > 1 ? 1 : 0];
+    const bool splits = as == StagedAs::floats && phases == 2 && stride == 2 &&
+                        span.end - span.begin == next.end - next.begin &&
+                        (span.column - next.column == 1 || next.column - span.column == 1);
+    Element* spares[2] = {reinterpret_cast<Element*>(spare), reinterpret_cast<Element*>(spare) + width};
+    for (; target < last; source += rowStep * sourceStep, target += rowByteLength) {
+      const Element* low = rowElements(view, source, width, spares[0]);
+      const Element* high = paired ? rowElements(view, source + other, width, spares[1]) : nullptr;
+      if constexpr (as == StagedAs::floats) {
+        if (splits) {
+          float* first = reinterpret_cast<float*>(target) + span.begin;
+          float* second = reinterpret_cast<float*>(target) + pitch + next.begin;
+          clearAhead(target, span.begin * size);
+          clearAhead(target + pitch * size, next.begin * size);
+          const bool ordered = span.column < next.column;
+          splitRow(low + (ordered ? span.column : next.column), span.end - span.begin, ordered ? first : second,
+                   ordered ? second : first);
+          for (int64_t i = span.end; i < pitch; ++i) reinterpret_cast<float*>(target)[i] = 0.0f;
+          clearAhead(target + (pitch + next.end) * size, (pitch - next.end) * size);
+          continue;
+        }
+      }
+      for (int64_t phase = 0; phase < phases; ++phase)
+        stagePhase<as>(spans[phase], stride, pitch, low, high, target + phase * pitch * size);
     }
   }
+  clearAhead(last, (layout.rows - end) * rowByteLength);
 }
 
 /// Stages pictures as floats, bfloat16, or words of two channels' bfloat16. An odd last channel is paired with zeros.
@@ -239,8 +347,7 @@ static void stageAs(const StageJob& job) {
   constexpr int64_t size = as == StagedAs::bfloat16 ? 2 : 4, perWord = as == StagedAs::channelPairs ? 2 : 1;
   const ImageView& view = *job.view;
   const StagedAxis& y = *job.y;
-  const int64_t element = byteLengthOfElement(view.storage), width = job.x->source;
-  Element* spares[2] = {reinterpret_cast<Element*>(job.spare), reinterpret_cast<Element*>(job.spare) + width};
+  const int64_t element = byteLengthOfElement(view.storage);
   for (int64_t image = job.image; image < job.image + job.images; ++image) {
     char* target = job.target + (image - job.image) * job.layout.imageLength * size;
     for (int64_t word = 0; word < job.layout.words; ++word) {
@@ -249,23 +356,16 @@ static void stageAs(const StageJob& job) {
       const char* plane = static_cast<const char*>(view.data) +
                           (image * view.strides[0] + channel * view.strides[1]) * element;
       for (int64_t phase = 0; phase < y.phases; ++phase) {
-        int64_t row = y.stride * originOf(y, job.firstRow) + y.residue[phase] - y.before;
-        for (int64_t r = 0; r < job.layout.rows; ++r, row += y.stride, target += job.layout.rowLength * size) {
-          if (row < 0 || row >= y.source) {
-            clearElements(target, job.layout.rowLength * size);
-            continue;
-          }
-          const char* source = plane + row * view.strides[2] * element;
-          const Element* low = rowElements(view, source, width, spares[0]);
-          const Element* high =
-              paired ? rowElements(view, source + view.strides[1] * element, width, spares[1]) : nullptr;
-          stageRow<as>(job, low, high, target);
-        }
+        const int64_t row = y.stride * originOf(y, job.firstRow) + y.residue[phase] - y.before;
+        stageRows<as, Element>(view, job.layout, job.spans, job.x->phases, job.x->stride, job.x->source, plane, row,
+                               y.stride, y.source, paired, job.spare, target);
+        target += job.layout.rows * job.layout.rowLength * size;
       }
     }
   }
 }
 
+/// Fills job.target, and up to a vector behind it.
 static inline void stage(const StageJob& job, StagedAs as) {
   findSpans(job);
 #if BINADE_LANE_PAIRS

@@ -2,7 +2,8 @@
 //
 // Lanes run along pixels, so that neither operand is transposed: the input is staged as for the convolution itself (one
 // copy, not one per tap), and the cotangent is read where it lies. Pictures are cut into parts by shape; each part adds its
-// units in order to sums of its own, and the parts are added in order.
+// units in order to sums of its own, and the parts are added in order. Sums lie column by column (channel, tap), the rows of
+// a column side by side, as the kernels yield them.
 #include "convolution.h"
 
 #include "convolution_micro.h"
@@ -14,13 +15,13 @@ namespace BINADE_ISA {
 
 namespace {
 
-constexpr int64_t unitPixels = 1024;             // of a unit: a strip of cotangents stays in L1
+constexpr int64_t unitByteLength = 4096;         // of a row of a unit's cotangents: a strip of them stays in L1
 constexpr int64_t stagedByteLength = 256 << 10;  // of the input, and of the cotangent, in L2
 constexpr int64_t mostParts = 8;
 constexpr int64_t partsByteLength = 8 << 20;
 constexpr int64_t wantedTasks = 16;
+constexpr int64_t leastUnits = 4;                // as long as they hold whole pictures
 constexpr int64_t leastChannels = 4;             // of a task's block
-constexpr int64_t combineLength = 1 << 14;
 
 struct Plan {
   bool pairs;
@@ -31,11 +32,12 @@ struct Plan {
   int64_t images, imageBlocks, bandRows, rowBands, bandColumns, columnBands;
   int64_t units, parts;
   int64_t channelBlock, channelBlocks;
-  int64_t outputBlock;             // rows of the cotangent staged at once
-  int64_t strips, taps, columns;   // columns: channels · taps of one row of the weight
+  int64_t strips, blockStrips;     // of the rows of one group; those whose cotangents are staged at once
+  int64_t taps, columns;           // columns: channels · taps of one row of the weight
   int64_t pitch, steps;            // of staged cotangents; vectors of a unit
-  int64_t* shifts;                 // [taps] bytes
-  float* sums;                     // (parts, groups · outputs, columns)
+  int64_t* shifts;                 // [channelBlock · taps] bytes from the staged input to each column
+  float* sums;                     // (parts, groups, columns, strips, dotSlots)
+  int64_t columnLength() const { return strips * dotSlots; }
 };
 
 struct Work {
@@ -43,25 +45,27 @@ struct Work {
   const ConvolutionProblem* problem;
   const ImageSink* sink;
   Plan plan;
-  int64_t rowsPerTask;
 };
 
 int64_t evenly(int64_t count, int64_t limit) { return partsOf(count, partsOf(count, limit)); }
 
+/// First row of strip `index` of a group: heights differ by at most one.
+int64_t stripStart(const Work& work, int64_t index) { return index * work.problem->outputs / work.plan.strips; }
+
 void planUnits(const ConvolutionProblem& problem, Plan* plan) {
   const int64_t rows = problem.axes[0].output, columns = problem.axes[1].output;
-  const int64_t perVector = vectorByteLength / plan->size;
+  const int64_t perVector = vectorByteLength / plan->size, unitPixels = unitByteLength / plan->size;
   plan->bandColumns = columns <= unitPixels ? columns : multipleOf(evenly(columns, unitPixels), perVector);
   plan->bandRows = evenly(rows, most(unitPixels / plan->bandColumns, 1));
   plan->images = most(least(problem.batch, unitPixels / (rows * columns)), 1);
   plan->columnBands = partsOf(columns, plan->bandColumns);
   plan->rowBands = partsOf(rows, plan->bandRows);
   const int64_t bands = plan->rowBands * plan->columnBands;
-  while (plan->images > 1 && partsOf(problem.batch, plan->images) * bands < mostParts)
+  while (plan->images > 1 && partsOf(problem.batch, plan->images) * bands < leastUnits)
     plan->images = partsOf(plan->images, 2);
   plan->imageBlocks = partsOf(problem.batch, plan->images);
   plan->units = plan->imageBlocks * bands;
-  const int64_t partByteLength = problem.groups * problem.outputs * plan->columns * 4;
+  const int64_t partByteLength = problem.groups * plan->columns * plan->columnLength() * 4;
   plan->parts = most(least(least(plan->units, mostParts), partsByteLength / partByteLength), 1);
 }
 
@@ -79,7 +83,7 @@ void planBlocks(const ConvolutionProblem& problem, Plan* plan) {
   plan->pitch = multipleOf(plan->bandColumns, plan->perPiece);
   const int64_t pixels = plan->images * plan->bandRows * plan->pitch;
   plan->steps = partsOf(pixels, plan->perPiece * plan->pieces);
-  plan->outputBlock = least(multipleOf(most(stagedByteLength / (pixels * plan->size), 1), dotRows), problem.outputs);
+  plan->blockStrips = least(most(stagedByteLength / (plan->steps * vectorByteLength * dotRows), 1), plan->strips);
 }
 
 Plan makePlan(Pool* pool, const ConvolutionProblem& problem) {
@@ -88,20 +92,27 @@ Plan makePlan(Pool* pool, const ConvolutionProblem& problem) {
   plan.size = plan.pairs ? 2 : 4;
   plan.taps = problem.axes[0].kernel * problem.axes[1].kernel;
   plan.columns = problem.channels * plan.taps;
+  plan.strips = partsOf(problem.outputs, dotRows);
   planUnits(problem, &plan);
+  Cut measure = {nullptr, 0};
+  plan.y = stageAxis(problem.axes[0], false, &measure);
+  plan.x = stageAxis(problem.axes[1], false, &measure);
+  planBlocks(problem, &plan);
   Cut cut = {nullptr, 0};
   for (int pass = 0; pass < 2; ++pass) {
     plan.y = stageAxis(problem.axes[0], false, &cut);
     plan.x = stageAxis(problem.axes[1], false, &cut);
-    plan.shifts = cut.words(plan.taps);
+    plan.shifts = cut.words(plan.channelBlock * plan.taps);
     plan.sums = reinterpret_cast<float*>(
-        cut.bytes(plan.parts * problem.groups * problem.outputs * plan.columns * static_cast<int64_t>(sizeof(float))));
+        cut.bytes(plan.parts * problem.groups * plan.columns * plan.columnLength() * 4 + vectorByteLength));
     if (pass == 0) cut = {static_cast<char*>(scratch(pool, 0, kSharedSlot, static_cast<size_t>(cut.used))), 0};
   }
-  planBlocks(problem, &plan);
   plan.layout = layoutOf(plan.y, plan.x, plan.bandRows, plan.bandColumns, plan.channelBlock);
-  for (int64_t t = 0; t < plan.taps; ++t)
-    plan.shifts[t] = plan.size * tapShift(plan.y, plan.x, plan.layout, t / plan.x.axis.kernel, t % plan.x.axis.kernel);
+  int64_t* shift = plan.shifts;
+  for (int64_t channel = 0; channel < plan.channelBlock; ++channel)
+    for (int64_t ky = 0; ky < plan.y.axis.kernel; ++ky)
+      for (int64_t kx = 0; kx < plan.x.axis.kernel; ++kx)
+        *shift++ = plan.size * (channel * plan.layout.wordLength + tapShift(plan.y, plan.x, plan.layout, ky, kx));
   return plan;
 }
 
@@ -124,11 +135,11 @@ Unit unitAt(const Work& work, int64_t index) {
   return unit;
 }
 
-/// Scratch of one worker. The staged cotangent is (outputBlock, steps) vectors: (images, rows, pitch), then zeros.
+/// Scratch of one worker. The staged cotangent is (blockStrips · dotRows, steps) vectors: (images, rows, pitch), then zeros.
 struct Rooms {
   char *x, *g, *spare, *masks;
   PhaseSpan* spans;
-  int64_t *gPlaces, *xPlaces;  // [steps · pieces]
+  int64_t *gPlaces, *xPlaces;  // [steps], [steps · pieces]
 };
 
 Rooms makeRooms(const Work& work, int worker) {
@@ -138,39 +149,43 @@ Rooms makeRooms(const Work& work, int worker) {
   for (int pass = 0; pass < 2; ++pass) {
     // The masked lanes of a row's last piece may lie up to a vector past the last picture.
     rooms.x = cut.bytes(plan.images * plan.layout.imageLength * plan.size + vectorByteLength);
-    rooms.g = cut.bytes(plan.outputBlock * plan.steps * vectorByteLength);
+    rooms.g = cut.bytes((plan.blockStrips * dotRows * plan.steps + 1) * vectorByteLength);
     rooms.spare = cut.bytes(8 * most(plan.x.source, plan.x.result));
     rooms.masks = cut.bytes((plan.steps + 1) * vectorByteLength);
     rooms.spans = reinterpret_cast<PhaseSpan*>(cut.bytes(plan.x.phases * static_cast<int64_t>(sizeof(PhaseSpan))));
-    rooms.gPlaces = cut.words(plan.steps * plan.pieces);
+    rooms.gPlaces = cut.words(plan.steps);
     rooms.xPlaces = cut.words(plan.steps * plan.pieces);
     if (pass == 0) cut = {static_cast<char*>(scratch(work.pool, worker, 0, static_cast<size_t>(cut.used))), 0};
   }
   return rooms;
 }
 
-/// Whether the cotangent of a unit is read where it lies: its elements are the kernel's, and whole vectors of pixels.
+/// Whether the cotangent of a unit is read where it lies: its elements are the kernel's, and its pixels fill whole vectors.
 bool readsInPlace(const Work& work, const Unit& unit) {
   const Plan& plan = work.plan;
   const ImageView& g = work.problem->g;
   const bool stored = plan.pairs ? g.storage == DType::bfloat16
                                  : g.storage == DType::float32 && g.format == DType::float32;
-  const int64_t pixels = unit.images * unit.rows.count * unit.columns.count;
-  return stored && unit.columns.count % plan.perPiece == 0 && pixels % (plan.perPiece * plan.pieces) == 0;
+  const int64_t perVector = plan.perPiece * plan.pieces, columns = unit.columns.count;
+  const int64_t pixels = unit.rows.count * columns;
+  const bool wholeRows = columns % perVector == 0;
+  const bool wholeImages = columns % plan.perPiece == 0 && pixels % perVector == 0 &&
+                           (unit.rows.count == 1 || g.strides[2] == columns);
+  return stored && (wholeRows || wholeImages);
 }
 
 /// Fills the places and masks of a unit, and the operands' parts that all its strips share.
 DotOperands listSteps(const Work& work, const Unit& unit, bool inPlace, const Rooms& rooms) {
   const Plan& plan = work.plan;
   const ImageView& g = work.problem->g;
-  const int64_t perVector = plan.perPiece * plan.pieces, size = plan.size;
+  const int64_t size = plan.size;
   int64_t piece = 0;
-  clearElements(rooms.masks, (plan.steps + 1) * vectorByteLength);
+  clearAhead(rooms.masks, (plan.steps + 1) * vectorByteLength);
   for (int64_t image = 0; image < unit.images; ++image) {
     for (int64_t row = 0; row < unit.rows.count; ++row) {
       for (int64_t column = 0; column < unit.columns.count; column += plan.perPiece, ++piece) {
-        rooms.gPlaces[piece] =
-            size * (inPlace ? image * g.strides[0] + row * g.strides[2] + column : piece * plan.perPiece);
+        if (inPlace && piece % plan.pieces == 0)
+          rooms.gPlaces[piece / plan.pieces] = size * (image * g.strides[0] + row * g.strides[2] + column);
         rooms.xPlaces[piece] = size * (image * plan.layout.imageLength + row * plan.layout.rowLength + column);
         const int64_t valid = least(plan.perPiece, unit.columns.count - column);
         __builtin_memset(rooms.masks + piece * plan.perPiece * size, 0xff, static_cast<size_t>(valid * size));
@@ -179,14 +194,12 @@ DotOperands listSteps(const Work& work, const Unit& unit, bool inPlace, const Ro
   }
   DotOperands operands = {};
   operands.steps = partsOf(piece, plan.pieces);
-  for (; piece < operands.steps * plan.pieces; ++piece) {
-    rooms.gPlaces[piece] = size * piece * plan.perPiece;
-    rooms.xPlaces[piece] = rooms.xPlaces[piece - 1];
-  }
+  for (; piece < operands.steps * plan.pieces; ++piece) rooms.xPlaces[piece] = rooms.xPlaces[piece - 1];  // masked
+  for (int64_t step = 0; step < operands.steps && !inPlace; ++step) rooms.gPlaces[step] = step * vectorByteLength;
   operands.gPlaces = rooms.gPlaces;
   operands.xPlaces = rooms.xPlaces;
   operands.masks = rooms.masks;
-  operands.maskByteLength = inPlace ? 0 : perVector * size;
+  operands.maskByteLength = inPlace ? 0 : vectorByteLength;
   return operands;
 }
 
@@ -206,12 +219,12 @@ void stageCotangentAs(const Work& work, const Unit& unit, int64_t firstRow, int6
         const Element* source = rowElements(g, static_cast<const char*>(g.data) + at * element, unit.columns.count,
                                             reinterpret_cast<Element*>(rooms.spare));
         copyElements(source, 1, unit.columns.count, target);
-        clearElements(reinterpret_cast<char*>(target + unit.columns.count),
-                      (plan.pitch - unit.columns.count) * static_cast<int64_t>(sizeof(Element)));
+        clearAhead(reinterpret_cast<char*>(target + unit.columns.count),
+                   (plan.pitch - unit.columns.count) * static_cast<int64_t>(sizeof(Element)));
       }
     }
     char* end = reinterpret_cast<char*>(target);
-    clearElements(end, start + steps * vectorByteLength - end);
+    clearAhead(end, start + steps * vectorByteLength - end);
   }
 }
 
@@ -233,31 +246,22 @@ DotKernel kernelFor(const Plan& plan, int64_t rows) {
                                                                          : dotKernel<false, 4>(rows);
 }
 
-/// Adds a strip of rows times the columns [0, columns) of a channel block to `sums` (rows, plan.columns), or sets them.
+/// Adds a strip of `rows` rows times the columns [0, columns) of a channel block to `sums`, or sets them.
 void dotStrips(const Work& work, DotOperands operands, int64_t rows, int64_t columns, const char* staged, float* sums,
                bool add) {
   const Plan& plan = work.plan;
   const DotKernel kernel = kernelFor(plan, rows);
-  const int64_t width = dotWidth(static_cast<int>(rows));
+  const int64_t width = dotWidth(static_cast<int>(rows)), stride = plan.columnLength();
   const char* x[dotWidth(1)];
-  float tile[dotRows * dotWidth(1)];
   operands.x = x;
   for (int64_t first = 0; first < columns; first += width) {
     const int64_t count = least(columns - first, width);
-    for (int64_t j = 0; j < width; ++j) {
-      const int64_t column = first + least(j, count - 1);
-      x[j] = staged + column / plan.taps * plan.layout.wordLength * plan.size + plan.shifts[column % plan.taps];
-    }
-    kernel(operands, tile);
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < count; ++j) {
-        float* sum = sums + i * plan.columns + first + j;
-        *sum = add ? *sum + tile[i * width + j] : tile[i * width + j];
-      }
+    for (int64_t j = 0; j < width; ++j) x[j] = staged + plan.shifts[first + least(j, count - 1)];
+    kernel(operands, count, sums + first * stride, stride, add);
   }
 }
 
-/// Adds one unit to a part's sums, (outputs, columns) of one group, for the channels [channel, channel + channels).
+/// Adds one unit to a part's sums of one group, for the channels [channel, channel + channels): `sums` is their first column.
 void runUnit(const Work& work, const Unit& unit, int64_t group, int64_t channel, int64_t channels, const Rooms& rooms,
              float* sums, bool add) {
   const Plan& plan = work.plan;
@@ -269,20 +273,19 @@ void runUnit(const Work& work, const Unit& unit, int64_t group, int64_t channel,
   const bool inPlace = readsInPlace(work, unit);
   DotOperands operands = listSteps(work, unit, inPlace, rooms);
   operands.rowByteLength = inPlace ? problem.g.strides[1] * plan.size : operands.steps * vectorByteLength;
-  const int64_t block = inPlace ? problem.outputs : plan.outputBlock;
-  for (int64_t first = 0; first < problem.outputs; first += block) {
-    const int64_t rows = least(block, problem.outputs - first);
-    const int64_t row = group * problem.outputs + first;
-    if (!inPlace) stageCotangent(work, unit, row, rows, operands.steps, rooms);
+  const int64_t block = inPlace ? plan.strips : plan.blockStrips;
+  for (int64_t firstStrip = 0; firstStrip < plan.strips; firstStrip += block) {
+    const int64_t endStrip = least(firstStrip + block, plan.strips);
+    const int64_t first = stripStart(work, firstStrip), row = group * problem.outputs + first;
+    if (!inPlace) stageCotangent(work, unit, row, stripStart(work, endStrip) - first, operands.steps, rooms);
     const char* base = inPlace ? static_cast<const char*>(problem.g.data) +
                                      plan.size * (unit.image * problem.g.strides[0] + row * problem.g.strides[1] +
                                                   unit.rows.first * problem.g.strides[2] + unit.columns.first)
                                : rooms.g;
-    const int64_t strips = partsOf(rows, dotRows);
-    for (int64_t strip = 0; strip < strips; ++strip) {
-      const int64_t start = strip * rows / strips, height = (strip + 1) * rows / strips - start;
-      operands.g = base + start * operands.rowByteLength;
-      dotStrips(work, operands, height, channels * plan.taps, rooms.x, sums + (first + start) * plan.columns, add);
+    for (int64_t strip = firstStrip; strip < endStrip; ++strip) {
+      const int64_t start = stripStart(work, strip), height = stripStart(work, strip + 1) - start;
+      operands.g = base + (start - first) * operands.rowByteLength;
+      dotStrips(work, operands, height, channels * plan.taps, rooms.x, sums + strip * dotSlots, add);
     }
   }
 }
@@ -294,29 +297,35 @@ void partTask(void* context, int64_t task, int worker) {
   const int64_t block = task % plan.channelBlocks, group = task / plan.channelBlocks % problem.groups;
   const int64_t part = task / plan.channelBlocks / problem.groups;
   const int64_t channel = block * plan.channelBlock, channels = least(plan.channelBlock, problem.channels - channel);
-  float* sums = plan.sums + (part * problem.groups + group) * problem.outputs * plan.columns + channel * plan.taps;
+  float* sums = plan.sums + ((part * problem.groups + group) * plan.columns + channel * plan.taps) * plan.columnLength();
   const Rooms rooms = makeRooms(work, worker);
   const int64_t first = part * plan.units / plan.parts, end = (part + 1) * plan.units / plan.parts;
   for (int64_t unit = first; unit < end; ++unit)
     runUnit(work, unitAt(work, unit), group, channel, channels, rooms, sums, unit > first);
 }
 
-/// Adds the parts of some rows of the weight, in order, and hands them over.
+/// Adds the parts of one strip of rows, in order, and hands its rows over.
 void combineTask(void* context, int64_t task, int worker) {
   const Work& work = *static_cast<const Work*>(context);
   const Plan& plan = work.plan;
-  const int64_t allRows = work.problem->groups * work.problem->outputs;
-  const int64_t row = task * work.rowsPerTask, rows = least(work.rowsPerTask, allRows - row);
-  float* sums = plan.sums + row * plan.columns;
-  for (int64_t part = 1; part < plan.parts; ++part) {
-    const float* next = sums + part * allRows * plan.columns;
-    for (int64_t i = 0; i < rows * plan.columns; ++i) sums[i] += next[i];
-  }
   const ImageSink& sink = *work.sink;
+  const int64_t group = task / plan.strips, strip = task % plan.strips;
+  const int64_t start = stripStart(work, strip), height = stripStart(work, strip + 1) - start;
+  const int64_t partLength = work.problem->groups * plan.columns * plan.columnLength();
+  const float* sums = plan.sums + group * plan.columns * plan.columnLength() + strip * dotSlots;
+  float* tile = static_cast<float*>(scratch(work.pool, worker, 1, static_cast<size_t>(4 * height * plan.columns)));
+  for (int64_t column = 0; column < plan.columns; ++column, sums += plan.columnLength()) {
+    float total[dotSlots];
+    for (int i = 0; i < dotSlots; ++i) total[i] = sums[i];
+    for (int64_t part = 1; part < plan.parts; ++part)
+      for (int i = 0; i < dotSlots; ++i) total[i] += sums[part * partLength + i];
+    for (int64_t i = 0; i < height; ++i) tile[i * plan.columns + column] = total[i];
+  }
+  const int64_t row = group * work.problem->outputs + start;
   if (sink.direct == nullptr)
-    return sink.write(sink.context, 0, row, rows, 0, plan.columns, sums, plan.columns, worker);
-  for (int64_t i = 0; i < rows; ++i)
-    copyElements(sums + i * plan.columns, 1, plan.columns, sink.direct + (row + i) * sink.directChannel);
+    return sink.write(sink.context, 0, row, height, 0, plan.columns, tile, plan.columns, worker);
+  for (int64_t i = 0; i < height; ++i)
+    copyElements(tile + i * plan.columns, 1, plan.columns, sink.direct + (row + i) * sink.directChannel);
 }
 
 }  // namespace
@@ -328,11 +337,10 @@ void convolutionWeightGradient(Pool* pool, const ConvolutionProblem& problem, co
   work.sink = &sink;
   work.plan = makePlan(pool, problem);
   const Plan& plan = work.plan;
-  const int64_t rows = problem.groups * problem.outputs;
-  if (problem.batch == 0) clearElements(reinterpret_cast<char*>(plan.sums), rows * plan.columns * 4);
+  const int64_t columns = problem.groups * plan.columns;
+  if (problem.batch == 0) clearAhead(reinterpret_cast<char*>(plan.sums), columns * plan.columnLength() * 4);
   else parallelFor(pool, plan.parts * problem.groups * plan.channelBlocks, partTask, &work);
-  work.rowsPerTask = most(combineLength / most(plan.columns, 1), 1);
-  parallelFor(pool, partsOf(rows, work.rowsPerTask), combineTask, &work);
+  parallelFor(pool, problem.groups * plan.strips, combineTask, &work);
 }
 
 }  // namespace BINADE_ISA

@@ -3,6 +3,7 @@
 // A vector is loaded in 1, 2 or 4 pieces from as many places, so that short rows of a picture fill one vector. With
 // `pairs` a lane holds two bfloat16, and multiplyAddLanes adds both products to the lane's sum (vdpbf16ps).
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 #if defined(__AVX2__)
@@ -26,7 +27,7 @@ using Lanes = __m512;
 constexpr int laneCount = 16;
 /// Rows of two vectors that accumulate in registers, and (rows, columns) of one vector each.
 constexpr int slideRows = 14;
-constexpr int dotRows = 7, dotColumns = 4;
+constexpr int dotRows = 8, dotColumns = 3;
 
 static inline Lanes zeroLanes() { return _mm512_setzero_ps(); }
 static inline Lanes splatLanes(const float* value) { return _mm512_set1_ps(*value); }
@@ -34,7 +35,29 @@ static inline Lanes addLanes(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
 static inline Lanes readLanes(const void* source) { return _mm512_loadu_ps(source); }
 static inline void writeLanes(void* target, Lanes value) { _mm512_storeu_ps(target, value); }
 static inline Lanes maskLanes(Lanes value, Lanes mask) { return _mm512_and_ps(value, mask); }
-static inline float sumLanes(Lanes value) { return _mm512_reduce_add_ps(value); }
+/// The first `byteLength` bytes, less than a vector and a multiple of 2, and zeros.
+static inline Lanes readSome(const void* source, int64_t byteLength) {
+  const auto lanes = static_cast<__mmask32>((uint64_t{1} << byteLength / 2) - 1u);
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(lanes, source));
+}
+/// Two neighbouring vectors as their even and odd lanes, and back.
+static inline void splitLanes(Lanes low, Lanes high, Lanes* even, Lanes* odd) {
+  const __m512i places = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  *even = _mm512_permutex2var_ps(low, places, high);
+  *odd = _mm512_permutex2var_ps(low, _mm512_or_si512(places, _mm512_set1_epi32(1)), high);
+}
+static inline void joinLanes(Lanes even, Lanes odd, Lanes* low, Lanes* high) {
+  const __m512i places = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  *low = _mm512_permutex2var_ps(even, places, odd);
+  *high = _mm512_permutex2var_ps(even, _mm512_or_si512(places, _mm512_set1_epi32(8)), odd);
+}
+/// sums (4) = or += the sums over the lanes of four vectors.
+static inline void sumFour(Lanes a, Lanes b, Lanes c, Lanes d, float* sums, bool add) {
+  const auto halved = [](Lanes v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); };
+  const __m256 quarters = _mm256_hadd_ps(_mm256_hadd_ps(halved(a), halved(b)), _mm256_hadd_ps(halved(c), halved(d)));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1));
+  _mm_storeu_ps(sums, add ? _mm_add_ps(_mm_loadu_ps(sums), four) : four);
+}
 
 template <bool pairs>
 static inline Lanes multiplyAddLanes(Lanes a, Lanes b, Lanes sum) {
@@ -73,10 +96,28 @@ static inline Lanes addLanes(Lanes a, Lanes b) { return _mm256_add_ps(a, b); }
 static inline Lanes readLanes(const void* source) { return _mm256_loadu_ps(static_cast<const float*>(source)); }
 static inline void writeLanes(void* target, Lanes value) { _mm256_storeu_ps(static_cast<float*>(target), value); }
 static inline Lanes maskLanes(Lanes value, Lanes mask) { return _mm256_and_ps(value, mask); }
-static inline float sumLanes(Lanes value) {
-  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
-  const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)));
+/// The first `byteLength` bytes, less than a vector and a multiple of 4, and zeros.
+static inline Lanes readSome(const void* source, int64_t byteLength) {
+  const __m256i places = _mm256_set_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+  const __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(byteLength)), places);
+  return _mm256_maskload_ps(static_cast<const float*>(source), lanes);
+}
+/// Two neighbouring vectors as their even and odd lanes, and back.
+static inline void splitLanes(Lanes low, Lanes high, Lanes* even, Lanes* odd) {
+  const __m256 first = _mm256_permute2f128_ps(low, high, 0x20), second = _mm256_permute2f128_ps(low, high, 0x31);
+  *even = _mm256_shuffle_ps(first, second, 0x88);
+  *odd = _mm256_shuffle_ps(first, second, 0xdd);
+}
+static inline void joinLanes(Lanes even, Lanes odd, Lanes* low, Lanes* high) {
+  const __m256 first = _mm256_unpacklo_ps(even, odd), second = _mm256_unpackhi_ps(even, odd);
+  *low = _mm256_permute2f128_ps(first, second, 0x20);
+  *high = _mm256_permute2f128_ps(first, second, 0x31);
+}
+/// sums (4) = or += the sums over the lanes of four vectors.
+static inline void sumFour(Lanes a, Lanes b, Lanes c, Lanes d, float* sums, bool add) {
+  const __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+  _mm_storeu_ps(sums, add ? _mm_add_ps(_mm_loadu_ps(sums), four) : four);
 }
 
 template <bool pairs>
@@ -118,7 +159,29 @@ static inline Lanes readLanes(const void* source) {
 }
 static inline void writeLanes(void* target, Lanes value) { __builtin_memcpy(target, &value, sizeof value); }
 static inline Lanes maskLanes(Lanes value, Lanes mask) { return (Lanes)((LaneBits)value & (LaneBits)mask); }
-static inline float sumLanes(Lanes value) { return (value[0] + value[2]) + (value[1] + value[3]); }
+/// The first `byteLength` bytes, less than a vector, and zeros.
+static inline Lanes readSome(const void* source, int64_t byteLength) {
+  Lanes value = zeroLanes();
+  __builtin_memcpy(&value, source, static_cast<size_t>(byteLength));
+  return value;
+}
+/// Two neighbouring vectors as their even and odd lanes, and back.
+static inline void splitLanes(Lanes low, Lanes high, Lanes* even, Lanes* odd) {
+  *even = Lanes{low[0], low[2], high[0], high[2]};
+  *odd = Lanes{low[1], low[3], high[1], high[3]};
+}
+static inline void joinLanes(Lanes even, Lanes odd, Lanes* low, Lanes* high) {
+  *low = Lanes{even[0], odd[0], even[1], odd[1]};
+  *high = Lanes{even[2], odd[2], even[3], odd[3]};
+}
+/// sums (4) = or += the sums over the lanes of four vectors.
+static inline void sumFour(Lanes a, Lanes b, Lanes c, Lanes d, float* sums, bool add) {
+  const Lanes vectors[4] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i) {
+    const float sum = (vectors[i][0] + vectors[i][1]) + (vectors[i][2] + vectors[i][3]);
+    sums[i] = add ? sums[i] + sum : sum;
+  }
+}
 
 template <bool pairs>
 static inline Lanes multiplyAddLanes(Lanes a, Lanes b, Lanes sum) {
