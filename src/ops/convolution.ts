@@ -8,7 +8,7 @@
 import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/table.ts";
 import { accumulatorOf, type Builder } from "./builder.ts";
-import { type Attributes, type CompositeRow, listOf, type Node, numberOf } from "./define.ts";
+import { type Attributes, type CompositeRow, listOf, type NativeCore, type Node, numberOf } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { commonDType } from "./pointwise.ts";
 import { extent, type Shape, showShape, sizeOf } from "./shape.ts";
@@ -162,12 +162,24 @@ function filters(b: Builder, w: Node, geometry: ConvolutionGeometry): Node {
 const inGroups = (b: Builder, g: Node, { batch, groups, outputs, output }: ConvolutionGeometry): Node =>
   b.reshape(g, [batch, groups, outputs, sizeOf(output)]);
 
+/** One kernel yields what differs in dtype alone: all other attributes are parameters of the core. */
+const nativeCore = (core: string): NativeCore => ({
+  family: "convolution",
+  core,
+  result: 0,
+  convertsOperands: true,
+  parameters: ({ stride, padding, dilation, groups, extents, kernel }) =>
+    [stride, padding, dilation, groups, extents, kernel].flatMap((v) =>
+      typeof v === "object" ? [v.length, ...v] : [Number(v ?? 0)],
+    ),
+});
+
 /** x (N, G·C, …S) ∗ w (G·O, C, …K) → (N, G·O, …P): out[n, o, p] = Σ x[n, c, p · stride + k · dilation − padding] · w[o, c, k]. */
 const convolution: CompositeRow = {
   kind: "composite",
   autocast: "narrow",
   ulps: 64,
-  native: { family: "convolution", core: "convolution", result: 0, convertsOperands: true },
+  native: nativeCore("convolution"),
   reference: REFERENCE,
   infer: (inputs, attributes) => {
     const [x, w] = pair(inputs);
@@ -201,7 +213,7 @@ const convolutionInputGradient: CompositeRow = {
   kind: "composite",
   autocast: "narrow",
   ulps: 64,
-  native: { family: "convolution", core: "convolutionInputGradient", result: 0, convertsOperands: true },
+  native: nativeCore("convolutionInputGradient"),
   reference: REFERENCE,
   infer: (inputs, attributes) => {
     const [g, w] = pair(inputs);
@@ -241,7 +253,7 @@ const convolutionWeightGradient: CompositeRow = {
   kind: "composite",
   autocast: "narrow",
   ulps: 64,
-  native: { family: "convolution", core: "convolutionWeightGradient", result: 0, convertsOperands: true },
+  native: nativeCore("convolutionWeightGradient"),
   reference: REFERENCE,
   infer: (inputs, attributes) => {
     const [x, g] = pair(inputs);

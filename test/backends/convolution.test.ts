@@ -139,6 +139,26 @@ describe.each(ISAS)("convolutions on %s", (isa) => {
     outputs.forEach((_, i) => expectSame(cpu.outputs[i], reference.outputs[i], `${i}`));
   });
 
+  it("one pair of operands under several strides, in several dtypes", async () => {
+    const leaves: Leaves = new Map();
+    const [x, w] = [random(leaves, [1, 2, 5, 6], "bfloat16", 1), random(leaves, [2, 2, 1, 1], "bfloat16", 2)];
+    const form = { padding: [0, 0, 0, 0], dilation: [1, 1], groups: 1 };
+    const outputs = [1, 2].flatMap((stride) =>
+      ["float32", "bfloat16"].map((dtype) =>
+        b.composite("convolution", [x, w], { ...form, stride: [stride, 1], dtype }),
+      ),
+    );
+    const [cpu, reference] = await both(isa, outputs, leaves);
+    outputs.forEach((node, i) =>
+      expectNear(
+        cpu.outputs[i],
+        reference.outputs[i],
+        (e) => sumBound(2, 8, node.dtype, reference.outputs[i]?.[e] ?? 0),
+        `${i}`,
+      ),
+    );
+  });
+
   it("has the same bits on 1, 2, 3 and 8 threads", async () => {
     const { addon } = loadAddon();
     const before = addon?.threads() ?? 1;

@@ -54,9 +54,9 @@ async function programsOf(addon: Addon): Promise<readonly BigInt64Array[]> {
   const rows = tensor(Int32Array.of(1, 2, 0, 3), { device });
   const [q, table, picture] = [x(1, 3, 2, 4), x(5, 4), x(1, 2, 4, 4)];
   const attended = scaledDotProductAttention(q, q, q);
-  const [picture, filter] = [x(2, 2, 4, 5), x(4, 1, 3, 2)];
-  const out = conv2d(picture, filter, undefined, { stride: [2, 1], padding: 1, groups: 2 });
-  const convolved = [out, ...gradientsOf(out.exp().sum(), [picture, filter])];
+  const [pixels, filter] = [x(2, 2, 4, 5), x(4, 1, 3, 2)];
+  const out = conv2d(pixels, filter, undefined, { stride: [2, 1], padding: 1, groups: 2 });
+  const convolved = [out, ...gradientsOf(out.exp().sum(), [pixels, filter])];
   const results = [
     x(4, 6).exp().sum({ axes: 0 }),
     x(4, 6).argMax({ axes: 1 }),

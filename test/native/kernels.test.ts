@@ -1,5 +1,5 @@
 /**
- * The C++ tests of products, attention and conversions on every instruction set: this machine's with the objects of the last
+ * The C++ tests of products, convolutions, attention and conversions on every instruction set: this machine's with the objects of the last
  * build, AVX-512 through an emulation of its intrinsics, arm64 through qemu.
  */
 import { execFileSync, spawnSync } from "node:child_process";
@@ -20,6 +20,7 @@ const PROGRAMS = [
   ["convert", []],
   ["gemm", ["gemm"]],
   ["attention", ["attention", "attention_backward"]],
+  ["convolution", ["convolution", "convolution_weight"]],
 ] as const;
 const SLOW_MS = 300_000;
 

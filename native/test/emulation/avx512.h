@@ -65,6 +65,31 @@ inline __m512 insertHalf(const __m512& a, const __m256& half, int place) {
   return bitsAs<__m512>(halves);
 }
 
+inline __m256 takeHalf(const __m512& a, int place) {
+  __m256 half;
+  __builtin_memcpy(&half, reinterpret_cast<const char*>(&a) + 32 * place, sizeof half);
+  return half;
+}
+
+/// Lane i is lane places[i] of a (0 to 15) or of b (16 to 31).
+inline __m512 permute(const __m512& a, const __m512i& places, const __m512& b) {
+  int32_t from[16];
+  __builtin_memcpy(from, &places, sizeof from);
+  __m512 result;
+  for (int i = 0; i < 16; ++i) result[i] = (from[i] & 16) != 0 ? b[from[i] & 15] : a[from[i] & 15];
+  return result;
+}
+
+template <typename... Values>
+inline __m512i fromHighest(Values... values) {
+  const int32_t reversed[16] = {values...};
+  int32_t lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = reversed[15 - i];
+  __m512i result;
+  __builtin_memcpy(&result, lanes, sizeof result);
+  return result;
+}
+
 inline __m512 fromHalf(const __m256& half) { return insertHalf(__m512{}, half, 0); }
 
 /// Sums in the order of GCC's _mm512_reduce_add_ps: halves, quarters, pairs, lanes.
@@ -171,6 +196,11 @@ inline __m512 addPairs(const __m512& sums, const Pairs& a, const Pairs& b) {
 #define _mm512_castps_si512(a) ((__m512i)(a))
 #define _mm512_castps256_ps512(a) binade_emulation::fromHalf(a)
 #define _mm512_insertf32x8(a, half, place) binade_emulation::insertHalf(a, half, place)
+#define _mm512_castps512_ps256(a) binade_emulation::takeHalf(a, 0)
+#define _mm512_extractf32x8_ps(a, place) binade_emulation::takeHalf(a, place)
+#define _mm512_permutex2var_ps(a, places, b) binade_emulation::permute(a, places, b)
+#define _mm512_set_epi32(...) binade_emulation::fromHighest(__VA_ARGS__)
+#define _mm512_set1_epi32(v) binade_emulation::fromHighest(v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v)
 #define _mm512_unpacklo_ps(a, b) binade_emulation::interleave<float>((__m512)(a), (__m512)(b), false)
 #define _mm512_unpackhi_ps(a, b) binade_emulation::interleave<float>((__m512)(a), (__m512)(b), true)
 #define _mm512_unpacklo_pd(a, b) binade_emulation::interleave<double>((__m512d)(a), (__m512d)(b), false)

@@ -24,7 +24,7 @@ export function convolution(kernel: Kernel): readonly Word[] {
     ][form]?.map((i) => shapes[i] ?? []) ?? [];
   const geometry = geometryOf(x ?? [], w ?? [], core.attributes);
   const epilogue = new Evaluator(kernel, core.shape);
-  epilogue.set(core, epilogue.vm.round(epilogue.vm.loadRowBuffer(0), core.dtype));
+  for (const node of kernel.cores) epilogue.set(node, epilogue.vm.round(epilogue.vm.loadRowBuffer(0), node.dtype));
   evaluateAll(epilogue, kernel.epilogue, kernel.writes, kernel.cores);
   return [
     form,
