@@ -76,6 +76,14 @@ const MUTANTS = [
     native: true,
   },
   {
+    name: "a rounding left to a store of another format",
+    file: "src/backends/cpu/idioms.ts",
+    find: "ROUNDED[definition.opcode] === dtype",
+    replace: "ROUNDED[definition.opcode] !== undefined",
+    test: "test/backends/idioms.test.ts",
+    expected: "a rounding to another format stays",
+  },
+  {
     name: "casts that do not round, in the reference",
     file: "src/formats/codec.ts",
     find: "export function round(value: number, d: DType): number {",
