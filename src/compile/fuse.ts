@@ -131,9 +131,12 @@ class Fusion {
     return found;
   }
 
-  /** Siblings of native cores, chains into cores, results through expressions, and at last reductions that share a pass. */
+  /**
+   * Siblings, chains into cores, results through expressions; at last reductions that only now read one memory. Those that do
+   * from the start are joined first: later, one of them may compute, or wait for, what the other one reads.
+   */
   run(computed: readonly Node[], readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>): void {
-    this.joinSiblings((cluster) => cluster.kind !== "reduce");
+    this.joinSiblings(() => true);
     for (const node of computed) if (HAS_PROLOGUE.has(kindOf(node))) this.#pull(node, readers, required);
     for (const node of computed) this.absorb(node);
     this.joinSiblings((cluster) => cluster.kind === "reduce");
@@ -318,18 +321,23 @@ class Fusion {
 
   /** Cores that one kernel yields together: results of one native core, and reductions of one operand over the same axes. */
   joinSiblings(accepts: (cluster: Cluster) => boolean): void {
-    const byKey = new Map<string, Cluster>();
+    const byKey = new Map<string, Cluster[]>();
     for (const cluster of [...this.#clusters]) {
       const key = accepts(cluster) ? siblingKey(cluster) : null;
-      const first = key === null ? undefined : byKey.get(key);
       if (key === null) continue;
-      const isFull =
-        first !== undefined &&
-        cluster.kind === "reduce" &&
-        (first.cores.length + cluster.cores.length > MAX_REDUCTIONS || !this.#isSmall(first, cluster));
-      if (first === undefined || isFull) byKey.set(key, cluster);
-      else if (!this.#reaches(first, cluster) && !this.#reaches(cluster, first)) this.#join(first, cluster);
+      const others = byKey.get(key) ?? [];
+      byKey.set(key, others);
+      const sibling = others.findLast((other) => this.#areSiblings(other, cluster));
+      if (sibling === undefined) others.push(cluster);
+      else this.#join(sibling, cluster);
     }
+  }
+
+  /** Of one key, few enough for one kernel, and neither needs the other's results. */
+  #areSiblings(one: Cluster, other: Cluster): boolean {
+    const isFull =
+      other.kind === "reduce" && (one.cores.length + other.cores.length > MAX_REDUCTIONS || !this.#isSmall(one, other));
+    return !isFull && !this.#reaches(one, other) && !this.#reaches(other, one);
   }
 
   #join(first: Cluster, second: Cluster): void {
