@@ -6,7 +6,7 @@ import type { Kernel, Program, Request } from "../../src/compile/program.ts";
 import { FORMATS } from "../../src/formats/index.ts";
 import { useDevice } from "../../src/tensor/devices.ts";
 import { gradients } from "../../src/tensor/gradients.ts";
-import { block, type Model, mlp } from "../support/models.ts";
+import { block, type Model, mlp, residual } from "../support/models.ts";
 
 beforeAll(() => {
   useDevice("reference");
@@ -41,8 +41,10 @@ describe("fusion", () => {
     ["block", "bfloat16"],
     ["block", "float16"],
     ["block", false],
+    ["residual", "bfloat16"],
+    ["residual", false],
   ] as const)("of a step of %s in %s", async (name, dtype) => {
-    const program = compileProgram(step({ mlp, block }[name](dtype)), new NullBackend().capabilities);
+    const program = compileProgram(step({ mlp, block, residual }[name](dtype)), new NullBackend().capabilities);
     const lines = program.kernels.map(
       (kernel, i) => `${i === program.commitFrom ? "commit:\n" : ""}${line(kernel, program)}`,
     );

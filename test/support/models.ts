@@ -1,7 +1,10 @@
 /** Small models over named leaves: what golden texts show. */
 import { createInput } from "../../src/ir/graph.ts";
 import { autocast } from "../../src/precision/autocast.ts";
+import { conv2d } from "../../src/tensor/convolution.ts";
 import { crossEntropy, embedding, layerNorm, linear, scaledDotProductAttention } from "../../src/tensor/functions.ts";
+import { batchNorm } from "../../src/tensor/normalization.ts";
+import { adaptiveAvgPool2d } from "../../src/tensor/pooling.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { Variable } from "../../src/tensor/variable.ts";
 
@@ -42,4 +45,26 @@ export function block(dtype: "float16" | "bfloat16" | false): Model {
     return crossEntropy(linear(mixed, table.read()).reshape([2 * time, vocabulary]), labels.reshape([2 * time]));
   });
   return { loss, parameters: [table, gain, shift, qkv, out, up, down] };
+}
+
+/** Two convolutions with batch norms: the second one's is added to the first one's before relu. */
+export function residual(dtype: "float16" | "bfloat16" | false): Model {
+  const channels = 4;
+  const layers = ["first", "second"].map((name) => ({
+    kernel: parameter(`${name}.kernel`, channels, channels, 3, 3),
+    gain: parameter(`${name}.gain`, channels),
+    shift: parameter(`${name}.shift`, channels),
+  }));
+  const pictures = batch("pictures", [2, channels, 6, 6], "float32");
+  const loss = autocast(dtype, () => {
+    const [first, second] = layers.map(
+      ({ kernel, gain, shift }) =>
+        (x: Tensor) =>
+          batchNorm(conv2d(x, kernel.read(), undefined, { padding: 1 }), gain.read(), shift.read()),
+    );
+    const hidden = first?.(pictures).relu() ?? pictures;
+    const added = second?.(hidden).add(hidden).relu() ?? hidden;
+    return adaptiveAvgPool2d(added, 1).square().mean();
+  });
+  return { loss, parameters: layers.flatMap(({ kernel, gain, shift }) => [kernel, gain, shift]) };
 }
