@@ -187,7 +187,7 @@ describe("help", () => {
     for (const part of [
       "--precision <name> what matrix products see; weights stay float32: fp32, bf16-mixed, fp16-mixed (default: bf16-mixed)",
       "--steps <n> attempted steps of the whole run: an integer from 1 to 2147483647 (default: ",
-      `a number above 0, at most 10 (default: ${s.learningRate}, or ${m.learningRate} in preset m; resnet: ${r.learningRate})`,
+      `a number above 0, at most 10 (default: ${s.learningRate}, or ${m.learningRate} in preset m; resnet: ${r.learningRate}, or `,
       "--dropout <p> share of activations dropped while training: a number from 0 to 0.99 (default: 0)",
       "--sample <n> bytes of text that a gpt writes at the end: an integer from 0 to 65536 (default: 300)",
       `m ${m.layers} layers, ${m.heads} heads, width ${m.width}, context ${m.context}, batch ${m.batch}, ${m.steps} steps, lr`,
