@@ -51,6 +51,22 @@ const MUTANTS = [
     expected: "keeps what a part reads and returns, not what it makes",
   },
   {
+    name: "results written over operands that a product reads",
+    file: "src/compile/inplace.ts",
+    find: "visit(node, false);",
+    replace: "visit(node, true);",
+    test: "test/compile/inplace.test.ts",
+    expected: "not over an operand that a product reads",
+  },
+  {
+    name: "memory not asked for before it is allocated",
+    file: "src/tensor/runtime.ts",
+    find: "  requireRoom(device, program, valueAt);\n",
+    replace: "",
+    test: "test/tensor/refusal.test.ts",
+    expected: "is refused with the plan, and nothing is allocated: a compiled step",
+  },
+  {
     name: "products held back by what is written into their epilogue later",
     file: "src/compile/order.ts",
     find: "newest(g.cores.length > 0 ? g.cores : membersOf(g))",

@@ -7,6 +7,7 @@ import { topological } from "../ir/walk.ts";
 import { contiguousView, sizeOf } from "../ops/shape.ts";
 import { type Group, isInput, type Partition, partition } from "./fuse.ts";
 import { isBarrier, memoryOf, sourceOf } from "./inline.ts";
+import { overwritableOperands, sameLayout } from "./inplace.ts";
 import { planOffsets } from "./memory.ts";
 import type { Allocation, Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
 import { readsOf, type Schedule, schedule } from "./schedule.ts";
@@ -79,7 +80,7 @@ class Assembly {
       });
     const stored = this.#storedNodes();
     this.#measure(stored);
-    const { offsets, byteLength } = planOffsets(this.#lifetimes);
+    const { offsets, byteLength } = this.#planArena();
     const buffers = this.#buffers(offsets);
     const kernels = this.#plan.order.map((group) => this.#kernel(group, stored, buffers));
     const { before, after } = this.#copyKernels(buffers);
@@ -165,6 +166,51 @@ class Assembly {
     }
   }
   readonly #staging = new Map<Node, StorageSlot>();
+
+  /** Offsets of all lifetimes, with results written over operands that die where that makes the arena smaller. */
+  #planArena(): ReturnType<typeof planOffsets> {
+    const apart = planOffsets(this.#lifetimes);
+    const over = this.#overwritten();
+    if (over.size === 0) return apart;
+    const rootOf = (i: number): number => (over.has(i) ? rootOf(over.get(i) ?? i) : i);
+    const merged = this.#lifetimes.map((life) => ({ ...life }));
+    this.#lifetimes.forEach(({ to }, i) => {
+      const root = merged[rootOf(i)];
+      if (root !== undefined) root.to = Math.max(root.to, to);
+    });
+    const kept = merged.map((life, i) => (over.has(i) ? { ...life, byteLength: 0 } : life));
+    const shared = planOffsets(kept);
+    if (shared.byteLength >= apart.byteLength) return apart;
+    // What is written over ends before the kernel that writes.
+    for (const [result, operand] of over) {
+      const [life, ended] = [this.#lifetimes[result], this.#lifetimes[operand]];
+      if (life !== undefined && ended !== undefined) ended.to = life.from - 1;
+    }
+    return { ...shared, offsets: shared.offsets.map((_, i) => shared.offsets[rootOf(i)] ?? 0) };
+  }
+
+  /** Lifetime of a result → lifetime of the operand that it is written over. */
+  #overwritten(): ReadonlyMap<number, number> {
+    const found = new Map<number, number>();
+    const arenaOf = (node: Node): number | null => {
+      const slot = this.#slots.get(node);
+      return slot !== undefined && "arena" in slot ? slot.arena : null;
+    };
+    this.#plan.order.forEach((group, at) => {
+      const dying = [...overwritableOperands(group, this.#parts.inline)].filter((operand) => {
+        const life = this.#lifetimes[arenaOf(operand) ?? -1];
+        return life !== undefined && life.to === at && life.from < at;
+      });
+      for (const node of membersOf(group)) {
+        const [result, i] = [arenaOf(node), dying.findIndex((operand) => sameLayout(operand, node))];
+        const operand = arenaOf(dying[i] ?? node);
+        if (result === null || i < 0 || operand === null || this.#lifetimes[result]?.from !== at) continue;
+        found.set(result, operand);
+        dying.splice(i, 1);
+      }
+    });
+    return found;
+  }
 
   #extend(node: Node, at: number): void {
     const slot = this.#slots.get(node);

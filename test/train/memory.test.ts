@@ -2,6 +2,7 @@
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import type { MemoryPlan } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 
 interface Memory {
@@ -12,6 +13,22 @@ interface Memory {
 
 const FLAGS = ["--expose-gc"];
 const SCRIPT = fileURLToPath(new URL("memory-run.mjs", import.meta.url));
+
+/** Scratch of the worker threads, and JavaScript's own growth while a step is compiled. */
+const SLACK_BYTES = 48 * 2 ** 20;
+const RESIDENT = fileURLToPath(new URL("resident-run.mjs", import.meta.url));
+
+describe.runIf(DEVICES.includes("cpu"))("resident memory", () => {
+  it("follows the plan", () => {
+    const output = execFileSync(process.execPath, [...FLAGS, RESIDENT], { encoding: "utf8" });
+    const { grownBytes, plan }: { grownBytes: number; plan: MemoryPlan } = JSON.parse(output);
+    // Arguments were there before.
+    const expected = plan.byteLength - plan.resident.inputs;
+    expect(expected).toBeGreaterThan(60e6);
+    expect(grownBytes).toBeLessThan(expected + SLACK_BYTES);
+    expect(grownBytes).toBeGreaterThan(expected / 2);
+  });
+});
 
 describe.runIf(DEVICES.includes("cpu"))("a run of 1000 steps", () => {
   it.each(["bf16-mixed", "fp16-mixed"])("keeps its memory (%s)", (precision) => {
