@@ -69,8 +69,13 @@ const char* const forms[] = {"forward", "input gradient", "weight gradient"};
 const Run runs[] = {BINADE_ISA::convolutionForward, BINADE_ISA::convolutionInputGradient,
                     BINADE_ISA::convolutionWeightGradient};
 
+/// The first element on a cache line; buffers have 16 floats to spare.
+float* aligned(std::vector<float>& data) {
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(data.data()) + 63) & ~uintptr_t{63});
+}
+
 ImageView viewOf(std::vector<float>& data, int64_t channels, int64_t size, DType dtype) {
-  return {data.data(), dtype, dtype, {channels * size * size, size * size, size}};
+  return {aligned(data), dtype, dtype, {channels * size * size, size * size, size}};
 }
 
 }  // namespace
@@ -85,8 +90,8 @@ int main(int argc, char** argv) {
   double total = 0, floor = 0;
   for (const Layer& l : layers) {
     const int64_t padding = l.kernel / 2, out = (l.size + 2 * padding - l.kernel) / l.stride + 1;
-    std::vector<float> x(batch * l.in * l.size * l.size), w(l.out * l.in * l.kernel * l.kernel),
-        g(batch * l.out * out * out), result(std::max({x.size(), w.size(), g.size()}));
+    std::vector<float> x(16 + batch * l.in * l.size * l.size), w(16 + l.out * l.in * l.kernel * l.kernel),
+        g(16 + batch * l.out * out * out), result(std::max({x.size(), w.size(), g.size()}));
     ConvolutionProblem problem = {};
     problem.batch = batch;
     problem.groups = 1;
@@ -102,7 +107,7 @@ int main(int argc, char** argv) {
       if (argc > 2 && std::strstr((std::string(l.name) + ", " + forms[form]).c_str(), argv[2]) == nullptr) continue;
       const int64_t channels[] = {l.out, l.in, l.out};
       const int64_t pixels[] = {out * out, l.size * l.size, l.in * l.kernel * l.kernel};
-      const ImageSink sink = {nullptr, nullptr, result.data(), channels[form] * pixels[form], pixels[form]};
+      const ImageSink sink = {nullptr, nullptr, aligned(result), channels[form] * pixels[form], pixels[form]};
       double best = 1e9, peak = 0;
       for (const double begin = cpuSeconds(); cpuSeconds() - begin < 0.25;) {
         const double start = cpuSeconds();

@@ -331,6 +331,13 @@ describe("edges of structured rows", () => {
     ...valueOfGraph(node, new Map(at.map(([n, v]) => [n, Float64Array.from(v)]))),
   ];
 
+  it("overlapAdd adds in float32: 300 overlapping ones are 300, where sums in bfloat16 stop at 256", () => {
+    const g = createInput([300, 300], "bfloat16");
+    const form = { kernel: [300], stride: [1], dilation: [1], extents: [599], dtype: "bfloat16" };
+    const sums = values(b.composite("overlapAdd", [g], form), [[g, Array(300 * 300).fill(1)]]);
+    expect([sums[0], sums[299], sums[598]]).toEqual([1, 300, 1]);
+  });
+
   it.each(["max", "min"] as const)("%s shares its gradient among equal extremes", (name) => {
     const x = createInput([2, 3], "float64");
     const g = gradients(b.sum(b[name](x, [1]), [0]), [x]).get(x);

@@ -53,8 +53,8 @@ static inline SlideKernel slideKernel(int64_t wanted) {
 constexpr int dotWidth(int rows) { return rows >= 3 ? dotColumns : rows == 2 ? 2 * dotColumns : 3 * dotColumns; }
 
 /// What one call of a dot kernel reads: `steps` vectors of g (rows `rowByteLength` apart) at gPlaces (steps byte offsets),
-/// and of x (one pointer per column), in pieces at xPlaces (steps · pieces byte offsets). Masks, one vector per step or (stride 0) one
-/// for all, clear the lanes of x that belong to no pixel: g has zeros there, but x may hold an infinity.
+/// and of x (one pointer per column), in pieces at xPlaces (steps · pieces byte offsets). Masks, one vector per step, or (stride 0) none,
+/// clear the lanes of x that belong to no pixel: g has zeros there, but x may hold an infinity.
 struct DotOperands {
   int64_t steps;
   const char* g;
@@ -83,13 +83,18 @@ static void dotStrip(const DotOperands& o, int64_t count, float* totals, int64_t
 #pragma GCC unroll 12
     for (int j = 0; j < columns; ++j) sums[i][j] = zeroLanes();
   const char* mask = o.masks;
+  const bool masked = o.maskByteLength != 0;
   for (int64_t step = 0; step < o.steps; ++step, mask += o.maskByteLength) {
     const int64_t place = o.gPlaces[step];
     const int64_t* xPlaces = o.xPlaces + step * pieces;
-    const Lanes valid = readLanes(mask);
     Lanes right[columns];
 #pragma GCC unroll 12
-    for (int j = 0; j < columns; ++j) right[j] = maskLanes(readPieces<pieces>(x[j], xPlaces), valid);
+    for (int j = 0; j < columns; ++j) right[j] = readPieces<pieces>(x[j], xPlaces);
+    if (masked) {
+      const Lanes valid = readLanes(mask);
+#pragma GCC unroll 12
+      for (int j = 0; j < columns; ++j) right[j] = maskLanes(right[j], valid);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
       const Lanes left = readLanes(o.g + i * o.rowByteLength + place);

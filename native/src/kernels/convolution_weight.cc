@@ -19,12 +19,14 @@ constexpr int64_t unitByteLength = 4096;         // of a row of a unit's cotange
 constexpr int64_t stagedByteLength = 256 << 10;  // of the input, and of the cotangent, in L2
 constexpr int64_t mostParts = 8;
 constexpr int64_t partsByteLength = 8 << 20;
-constexpr int64_t wantedTasks = 16;
-constexpr int64_t leastUnits = 4;                // as long as they hold whole pictures
+// Cotangents that are converted are staged once for every block of channels, so those are cut into more parts instead.
+constexpr int64_t wantedTasks[2] = {16, 8};      // read in place; converted
+constexpr int64_t leastUnits[2] = {4, 8};        // as long as they hold whole pictures
 constexpr int64_t leastChannels = 4;             // of a task's block
 
 struct Plan {
   bool pairs;
+  bool converts;                   // cotangents, to the kernel's elements
   int pieces;
   int64_t size, perPiece;          // bytes of a staged element; elements of a piece
   StagedAxis y, x;
@@ -61,7 +63,7 @@ void planUnits(const ConvolutionProblem& problem, Plan* plan) {
   plan->columnBands = partsOf(columns, plan->bandColumns);
   plan->rowBands = partsOf(rows, plan->bandRows);
   const int64_t bands = plan->rowBands * plan->columnBands;
-  while (plan->images > 1 && partsOf(problem.batch, plan->images) * bands < leastUnits)
+  while (plan->images > 1 && partsOf(problem.batch, plan->images) * bands < leastUnits[plan->converts])
     plan->images = partsOf(plan->images, 2);
   plan->imageBlocks = partsOf(problem.batch, plan->images);
   plan->units = plan->imageBlocks * bands;
@@ -74,7 +76,7 @@ void planBlocks(const ConvolutionProblem& problem, Plan* plan) {
   const int64_t phases = least(y.axis.stride, y.axis.kernel) * least(x.axis.stride, x.axis.kernel);
   const int64_t plane = plan->images * phases * (plan->bandRows + y.reach) * (plan->bandColumns + x.reach) * plan->size;
   plan->channelBlock = evenly(problem.channels, most(stagedByteLength / plane, 1));
-  while (plan->parts * problem.groups * partsOf(problem.channels, plan->channelBlock) < wantedTasks &&
+  while (plan->parts * problem.groups * partsOf(problem.channels, plan->channelBlock) < wantedTasks[plan->converts] &&
          plan->channelBlock >= 2 * leastChannels)
     plan->channelBlock = partsOf(plan->channelBlock, 2);
   plan->channelBlocks = partsOf(problem.channels, plan->channelBlock);
@@ -90,6 +92,8 @@ Plan makePlan(Pool* pool, const ConvolutionProblem& problem) {
   Plan plan = {};
   plan.pairs = multipliesPairs(problem.x, problem.g);
   plan.size = plan.pairs ? 2 : 4;
+  plan.converts = plan.pairs ? problem.g.storage != DType::bfloat16
+                             : problem.g.storage != DType::float32 || problem.g.format != DType::float32;
   plan.taps = problem.axes[0].kernel * problem.axes[1].kernel;
   plan.columns = problem.channels * plan.taps;
   plan.strips = partsOf(problem.outputs, dotRows);
@@ -164,14 +168,12 @@ Rooms makeRooms(const Work& work, int worker) {
 bool readsInPlace(const Work& work, const Unit& unit) {
   const Plan& plan = work.plan;
   const ImageView& g = work.problem->g;
-  const bool stored = plan.pairs ? g.storage == DType::bfloat16
-                                 : g.storage == DType::float32 && g.format == DType::float32;
   const int64_t perVector = plan.perPiece * plan.pieces, columns = unit.columns.count;
   const int64_t pixels = unit.rows.count * columns;
   const bool wholeRows = columns % perVector == 0;
   const bool wholeImages = columns % plan.perPiece == 0 && pixels % perVector == 0 &&
                            (unit.rows.count == 1 || g.strides[2] == columns);
-  return stored && (wholeRows || wholeImages);
+  return !plan.converts && (wholeRows || wholeImages);
 }
 
 /// Fills the places and masks of a unit, and the operands' parts that all its strips share.
