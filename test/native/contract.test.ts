@@ -61,6 +61,74 @@ describe.skipIf(skipReason !== undefined).each(isas)("contractions on %s", (isa)
     }
   });
 
+  /** One product of (150, 20) and (20, 300) with an epilogue: the buffers after it are binding 1, 2, …. */
+  const product = (
+    epilogue: Parameters<typeof matmul>[0]["epilogue"],
+    buffers: readonly (Float32Array | Uint16Array)[],
+  ): void => {
+    const [m, n, k] = [150, 300, 20];
+    const kernel = matmul({
+      ...{ batch: 1, m, n, k, dtype: "float32", bindings: [1, 2], aStrides: [k, 1], bStrides: [n, 1] },
+      ...{ aOffsets: [0], bOffsets: [0], epilogue },
+    });
+    expect(runKernels([kernel], [randomFloats(m * k, 1), randomFloats(k * n, 2), ...buffers])).toBeNull();
+  };
+
+  it.each([
+    ["float32", undefined],
+    ["bfloat16", undefined],
+    ["float16", undefined],
+    ["float32", "roundBfloat16"],
+    ["bfloat16", "roundBfloat16"],
+    ["float16", "roundFloat16"],
+    ["bfloat16", "roundFloat16"],
+  ] as const)("stores %s sums after %s without the engine, to the bits that it stores", (dtype, round) => {
+    for (const biasDtype of [undefined, "float32", "bfloat16"] as const) {
+      const bias = encodeArray(randomFloats(300, 3), biasDtype ?? "float32");
+      const results = [1, 2].map((stores) => {
+        const outs = [1, 2].map(() => encodeArray(new Float32Array(150 * 303), dtype));
+        const view = (binding: number) => ({ reg: 0, view: { binding, dtype, strides: [0, 303, 1] } });
+        const biasView = { binding: 3, dtype: biasDtype ?? "float32", strides: [0, 0, 1] };
+        product(
+          {
+            registers: 2,
+            loads: [{ reg: 0, buffer: 0 }, ...(biasDtype === undefined ? [] : [{ reg: 1, view: biasView }])],
+            code: [
+              ...(biasDtype === undefined ? [] : ([["add", 0, 0, 1]] as const)),
+              ...(round === undefined ? [] : ([[round, 0, 0]] as const)),
+            ],
+            stores: [view(4), ...(stores === 2 ? [view(5)] : [])],
+          },
+          [bias, ...outs] as (Float32Array | Uint16Array)[],
+        );
+        return outs[0];
+      });
+      const [direct, engine] = results.map((out) => Buffer.from(out?.buffer ?? new ArrayBuffer(0)));
+      expect(engine !== undefined && direct?.equals(engine)).toBe(true);
+    }
+  });
+
+  it("stores an operand as it was before another store of the epilogue overwrote it", () => {
+    const weights = randomFloats(150 * 300, 3);
+    const [updated, before] = [weights.slice(), new Float32Array(150 * 300)];
+    const strides = [0, 300, 1];
+    const epilogue = {
+      registers: 3,
+      loads: [
+        { reg: 0, buffer: 0 },
+        { reg: 1, view: { binding: 3, dtype: "float32", strides } },
+      ],
+      code: [["sub", 2, 1, 0]],
+      stores: [
+        { reg: 2, view: { binding: 3, dtype: "float32", strides } },
+        { reg: 1, view: { binding: 4, dtype: "float32", strides } },
+      ],
+    } as const;
+    product(epilogue, [updated, before]);
+    expect(Buffer.from(before.buffer).equals(Buffer.from(weights.buffer))).toBe(true);
+    expect(updated[0]).not.toBe(weights[0]);
+  });
+
   it("attention and its backward read and write the views that the words name", () => {
     const [queries, heads, width] = [6, 2, 4];
     const [q, k, v, g] = [1, 2, 3, 4].map((seed) => randomFloats(48, seed));

@@ -1,5 +1,6 @@
 // The matmul and attention kernels: from a decoded kernel to the problem that the contraction code solves.
 #include "attention.h"
+#include "direct_store.h"
 #include "gemm.h"
 #include "kernels.h"
 
@@ -9,15 +10,22 @@ namespace BINADE_ISA {
 struct MatmulRun {
   const Run& run;
   const MatmulKernel& kernel;
+  DirectStore direct;
 };
 
-/// Runs the epilogue over a tile of accumulators, which is row buffer 0.
+/// Runs the epilogue over a tile of sums, which is row buffer 0.
 static void writeTile(void* context, int64_t batch, int64_t row, int64_t column, int64_t rows, int64_t columns,
                       const float* tile, int64_t stride, int worker) {
   const MatmulRun& matmul = *static_cast<MatmulRun*>(context);
   const Vm& vm = matmul.kernel.epilogue;
+  if (matmul.direct.target != nullptr) {
+    void* lanes = scratch(matmul.run.pool, worker, kSinkSlot, static_cast<size_t>(2 * columns) * sizeof(float));
+    return storeDirectly(matmul.run, matmul.direct, batch * matmul.kernel.m + row, column, rows, columns, tile, stride,
+                         static_cast<float*>(lanes));
+  }
   VmState state;
   beginVm(&state, vm, matmul.run.bases, scratch(matmul.run.pool, worker, kSinkSlot, registerByteLength(vm)));
+  state.readsInPlace = true;
   state.buffers[0] = {const_cast<float*>(tile), stride, false};
   const Tiling tiling = tilingOf(rows, columns);
   for (int64_t index = 0; index < tiling.blocks; ++index) {
@@ -30,7 +38,7 @@ static void writeTile(void* context, int64_t batch, int64_t row, int64_t column,
 
 void runMatmul(const Run& run, const MatmulKernel& kernel) {
   if (kernel.batch == 0 || kernel.m == 0 || kernel.n == 0) return;
-  MatmulRun matmul = {run, kernel};
+  MatmulRun matmul = {run, kernel, directStoreOf(kernel.epilogue)};
   GemmProblem problem = {};
   problem.batch = kernel.batch;
   problem.m = kernel.m;

@@ -32,8 +32,8 @@ struct PackRegion {
 
 constexpr int64_t packChunk = 128;  // elements converted at a time; the buffers below stay in L1
 
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t roundUp(int64_t a, int64_t b) { return ceilDivide(a, b) * b; }
 
@@ -43,8 +43,13 @@ static inline int64_t byteWidth(DType dtype) {
 
 /// `count` elements from `source`, `stride` elements apart, as packed elements: float, or uint16_t for bfloat16 bits.
 [[gnu::noinline, maybe_unused]] static void fetch(const Operand& operand, const char* source, int64_t stride,
-                                                  int64_t count, float* target) {
+                                                  int64_t count, float* __restrict target) {
   const int64_t width = byteWidth(operand.storage);
+  if (stride == 1 && operand.storage == DType::float32 && operand.format == DType::bfloat16) {
+    const float* values = reinterpret_cast<const float*>(source);
+    for (int64_t i = 0; i < count; ++i) target[i] = bfloat16ToFloat(floatToBfloat16(values[i]));
+    return;
+  }
   if (stride == 1) {
     widenArray(operand.storage, source, target, count);
   } else {
@@ -119,16 +124,25 @@ static inline void writeWords(const float* low, const float*, int64_t count, flo
 }
 
 #if BINADE_PAIRS
+/// 16 words of bfloat16 from two depths, `lanes` of them from memory; `stored` of them are written.
+static inline void writePairs(const uint16_t* low, const uint16_t* high, __mmask16 lanes, __mmask16 stored,
+                              float* target) {
+  const __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, low));
+  const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, high));
+  const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+  _mm512_mask_storeu_ps(target, stored, _mm512_castsi512_ps(words));
+}
+
 template <int width>
 static inline void writeWords(const uint16_t* low, const uint16_t* high, int64_t count, float* target) {
+  constexpr auto maskOf = [](int64_t lanes) {
+    return static_cast<__mmask16>((uint64_t{1} << smaller(larger(lanes, 0), 16)) - 1u);
+  };
 #pragma GCC unroll 2
   for (int first = 0; first < width; first += 16) {
-    const auto lanes = static_cast<__mmask16>((uint64_t{1} << smaller(larger(count - first, 0), 16)) - 1u);
-    const __mmask16 stored = width - first >= 16 ? 0xffff : static_cast<__mmask16>((1u << (width - first)) - 1u);
-    const __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, low + first));
-    const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, high + first));
-    const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
-    _mm512_mask_storeu_ps(target + first, stored, _mm512_castsi512_ps(words));
+    const __mmask16 stored = maskOf(width - first);
+    const __mmask16 lanes = count >= width ? stored : maskOf(count - first);
+    writePairs(low + first, high + first, lanes, stored, target + first);
   }
 }
 #endif

@@ -16,6 +16,7 @@ static void pointwiseTask(void* context, int64_t task, int worker) {
   VmState state;
   beginVm(&state, pointwise.vm, pointwise.run.bases,
           scratch(pointwise.run.pool, worker, kPrologueSlot, registerByteLength(pointwise.vm)));
+  state.readsInPlace = true;
   const int64_t first = task * pointwise.blocksPerTask;
   const int64_t end = smaller(first + pointwise.blocksPerTask, pointwise.tiling.blocks);
   for (int64_t block = first; block < end; ++block) runBlock(state, blockAt(pointwise.tiling, block));

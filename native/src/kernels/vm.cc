@@ -88,30 +88,40 @@ static int64_t elementByteLength(DType dtype) {
   return dtype == DType::float32 || dtype == DType::int32 || dtype == DType::uint32 ? 4 : 1;
 }
 
-static void loadView(const VmState& state, const Operand& load, const Block& block, const int64_t* index) {
+/// Whether the lanes at `source` can stand for a register: instructions read up to the next multiple of 16.
+static bool standsForRegister(const VmState& state, DType dtype, int64_t stride, const Block& block) {
+  return state.readsInPlace && stride == 1 && (block.rows * block.lanes) % 16 == 0 && elementByteLength(dtype) == 4;
+}
+
+/// Returns where the loaded lanes are: in the register, or in memory itself.
+static const float* loadView(const VmState& state, const Operand& load, const Block& block, const int64_t* index) {
   const Grid& grid = state.vm->grid;
   const int64_t byteLength = elementByteLength(load.dtype);
   const int64_t laneStride = load.strides[grid.rank - 1];
-  float* target = state.registers + load.reg * kBlockLanes;
+  float* const start = state.registers + load.reg * kBlockLanes;
   RowWalk walk = startWalk(grid, index, load.strides, block.lane);
   if (isOneRun(grid, index, load.strides, block)) {
-    return loadLanes(load.dtype, addressOf(state, load, walk.offset, byteLength), laneStride, target,
-                     block.rows * block.lanes);
+    const uint8_t* source = addressOf(state, load, walk.offset, byteLength);
+    if (standsForRegister(state, load.dtype, laneStride, block)) return reinterpret_cast<const float*>(source);
+    loadLanes(load.dtype, source, laneStride, start, block.rows * block.lanes);
+    return start;
   }
+  float* target = start;
   for (int row = 0; row < block.rows; ++row) {
     loadLanes(load.dtype, addressOf(state, load, walk.offset, byteLength), laneStride, target, block.lanes);
     target += block.lanes;
     nextRow(grid, load.strides, &walk);
   }
+  return start;
 }
 
-static void storeView(const VmState& state, const Operand& store, const Block& block, const int64_t* index) {
+static void storeView(const VmState& state, const Operand& store, const float* source, const Block& block,
+                      const int64_t* index) {
   const Grid& grid = state.vm->grid;
   const int64_t byteLength = elementByteLength(store.dtype);
   const int64_t laneStride = store.strides[grid.rank - 1];
   const bool firstOnly = laneStride == 0;
   if (firstOnly && block.lane > 0) return;
-  const float* source = state.registers + store.reg * kBlockLanes;
   RowWalk walk = startWalk(grid, index, store.strides, block.lane);
   if (!firstOnly && isOneRun(grid, index, store.strides, block)) {
     return storeLanes(store.dtype, source, addressOf(state, store, walk.offset, byteLength), laneStride,
@@ -127,23 +137,26 @@ static void storeView(const VmState& state, const Operand& store, const Block& b
 
 // Row buffers may hold int32 lanes: they are copied as bytes, never as float values.
 
-static void loadRowBuffer(const VmState& state, const Operand& load, const Block& block) {
+static const float* loadRowBuffer(const VmState& state, const Operand& load, const Block& block) {
   const RowBuffer& buffer = state.buffers[load.rowBuffer];
-  float* target = state.registers + load.reg * kBlockLanes;
-  for (int row = 0; row < block.rows; ++row, target += block.lanes) {
-    const float* source = buffer.data + (block.bufferRow + row) * buffer.rowStride;
+  float* const start = state.registers + load.reg * kBlockLanes;
+  const float* source = buffer.data + block.bufferRow * buffer.rowStride;
+  const bool oneRun = !buffer.perRow && (block.rows == 1 || buffer.rowStride == block.lanes);
+  if (oneRun && standsForRegister(state, DType::float32, 1, block)) return source + block.bufferLane;
+  float* target = start;
+  for (int row = 0; row < block.rows; ++row, target += block.lanes, source += buffer.rowStride) {
     if (buffer.perRow) {
       loadLanes(DType::float32, source, 0, target, block.lanes);
     } else {
       __builtin_memcpy(target, source + block.bufferLane, static_cast<size_t>(block.lanes) * sizeof(float));
     }
   }
+  return start;
 }
 
-static void storeRowBuffer(const VmState& state, const Operand& store, const Block& block) {
+static void storeRowBuffer(const VmState& state, const Operand& store, const float* source, const Block& block) {
   const RowBuffer& buffer = state.buffers[store.rowBuffer];
   if (buffer.data == nullptr || (buffer.perRow && block.bufferLane > 0)) return;
-  const float* source = state.registers + store.reg * kBlockLanes;
   for (int row = 0; row < block.rows; ++row, source += block.lanes) {
     float* target = buffer.data + (block.bufferRow + row) * buffer.rowStride + block.bufferLane;
     __builtin_memcpy(target, source, (buffer.perRow ? 1 : static_cast<size_t>(block.lanes)) * sizeof(float));
@@ -181,37 +194,60 @@ static void generateBlock(const VmState& state, const Instruction& instruction, 
   }
 }
 
+static void pointAtRegisters(const Vm& vm, float* registers, const float** sources) {
+  for (int i = 0; i < vm.registerCount; ++i) sources[i] = registers + i * kBlockLanes;
+}
+
 void beginVm(VmState* state, const Vm& vm, void* const* bases, void* registers) {
   state->vm = &vm;
   state->bases = bases;
   state->registers = static_cast<float*>(registers);
+  state->readsInPlace = false;
   for (int i = 0; i < vm.invariantLoads; ++i) {
     const Operand& load = vm.loads[i];
     loadLanes(load.dtype, addressOf(*state, load, 0, 1), 0, state->registers + load.reg * kBlockLanes, kBlockLanes);
   }
-  for (int i = 0; i < vm.invariantInstructions; ++i) execute(vm.instructions[i], state->registers, kBlockLanes);
+  const float* sources[kMaxRegisters];
+  pointAtRegisters(vm, state->registers, sources);
+  for (int i = 0; i < vm.invariantInstructions; ++i)
+    execute(vm.instructions[i], state->registers, sources, kBlockLanes);
+}
+
+/// Copies what will be stored but still lies in memory: another store of this block may overwrite it.
+static void settleStores(const VmState& state, const Block& block, const float** sources) {
+  for (int i = 0; i < state.vm->storeCount; ++i) {
+    const int reg = state.vm->stores[i].reg;
+    float* own = state.registers + reg * kBlockLanes;
+    if (sources[reg] == own) continue;
+    __builtin_memcpy(own, sources[reg], static_cast<size_t>(block.rows * block.lanes) * sizeof(float));
+    sources[reg] = own;
+  }
 }
 
 void runBlock(const VmState& state, const Block& block) {
   const Vm& vm = *state.vm;
   int64_t index[kMaxRank] = {};
   indexOfRow(vm.grid, block.row, index);
+  const float* sources[kMaxRegisters];  // where each register's lanes are
+  pointAtRegisters(vm, state.registers, sources);
   for (int i = vm.invariantLoads; i < vm.loadCount; ++i) {
     const Operand& load = vm.loads[i];
     if (load.lookupOnly) continue;
-    if (load.rowBuffer >= 0) loadRowBuffer(state, load, block);
-    else loadView(state, load, block, index);
+    sources[load.reg] =
+        load.rowBuffer >= 0 ? loadRowBuffer(state, load, block) : loadView(state, load, block, index);
   }
   const int padded = (block.rows * block.lanes + 15) & ~15;
   for (int i = vm.invariantInstructions; i < vm.instructionCount; ++i) {
     const Instruction& instruction = vm.instructions[i];
     if (isGenerator(instruction.opcode)) generateBlock(state, instruction, block, index);
-    else execute(instruction, state.registers, padded);
+    else execute(instruction, state.registers, sources, padded);
+    sources[instruction.dst] = state.registers + instruction.dst * kBlockLanes;
   }
+  if (state.readsInPlace) settleStores(state, block, sources);
   for (int i = 0; i < vm.storeCount; ++i) {
     const Operand& store = vm.stores[i];
-    if (store.rowBuffer >= 0) storeRowBuffer(state, store, block);
-    else storeView(state, store, block, index);
+    if (store.rowBuffer >= 0) storeRowBuffer(state, store, sources[store.reg], block);
+    else storeView(state, store, sources[store.reg], block, index);
   }
 }
 

@@ -34,6 +34,7 @@ struct VmState {
   const Vm* vm;
   void* const* bases;
   float* registers;  // registerCount * kBlockLanes
+  bool readsInPlace;  // loads of whole float32 lanes leave their register unwritten: nobody else looks at it
   RowBuffer buffers[kMaxRowBuffers];
 };
 
@@ -60,8 +61,9 @@ static inline size_t registerByteLength(const Vm& vm) {
 /// Loads, computes and stores one block. Lanes from rows * lanes to the next multiple of 16 are computed and dropped.
 void runBlock(const VmState& state, const Block& block);
 
-/// Executes one instruction that is no generator on registers of kBlockLanes lanes each; `lanes` is a multiple of 16.
-void execute(const Instruction& instruction, float* registers, int lanes);
+/// Executes one instruction that is no generator: into its register, of kBlockLanes lanes, from the `sources` of others.
+/// `lanes` is a multiple of 16.
+void execute(const Instruction& instruction, float* registers, const float* const* sources, int lanes);
 
 /// `count` (<= kBlockLanes) lanes from memory at `source`, `stride` elements apart.
 void loadLanes(DType dtype, const void* source, int64_t stride, float* lanes, int64_t count);

@@ -152,9 +152,9 @@ static void addProduct(const Lanes& lanes) {
   for (int i = 0; i < count; ++i) dst[i] = a[i] * b[i] + c[i];
 }
 
-void execute(const Instruction& instruction, float* registers, int count) {
-  const Lanes lanes = {registers + instruction.dst * kBlockLanes, registers + instruction.a * kBlockLanes,
-                       registers + instruction.b * kBlockLanes, registers + instruction.c * kBlockLanes, count};
+void execute(const Instruction& instruction, float* registers, const float* const* sources, int count) {
+  const Lanes lanes = {registers + instruction.dst * kBlockLanes, sources[instruction.a], sources[instruction.b],
+                       sources[instruction.c], count};
   const Opcode opcode = instruction.opcode;
   if (opcode <= Opcode::isFinite) return executeUnary(opcode, lanes);
   if (opcode <= Opcode::or_) return executeBinary(opcode, lanes);

@@ -1,0 +1,77 @@
+// The epilogue that needs no engine: a product's sums, perhaps with a bias per column, cast and stored row by row.
+#pragma once
+#include "convert.h"
+#include "kernels.h"
+
+namespace binade {
+namespace BINADE_ISA {
+
+/// target[row, column] = cast(sums[row, column] + bias[column]); `target` null: the epilogue is not of this kind.
+struct DirectStore {
+  const Operand* target;
+  const Operand* bias;  // null: none
+};
+
+static inline bool roundsTo(Opcode opcode, DType dtype) {
+  return (opcode == Opcode::roundFloat16 && dtype == DType::float16) ||
+         (opcode == Opcode::roundBfloat16 && dtype == DType::bfloat16);
+}
+
+/// Recognises sums → [+ bias] → [round to the stored dtype] → one store whose columns are neighbours. Storing rounds as
+/// the instruction does, so a value has the same bits either way.
+static inline DirectStore directStoreOf(const Vm& vm) {
+  if (vm.grid.rank != 2 || vm.storeCount != 1 || vm.loadCount > 2) return {};
+  const Operand& target = vm.stores[0];
+  const bool float16Or32 =
+      target.dtype == DType::float32 || target.dtype == DType::float16 || target.dtype == DType::bfloat16;
+  if (target.rowBuffer >= 0 || target.strides[1] != 1 || !float16Or32) return {};
+  int value = -1;
+  const Operand* bias = nullptr;
+  for (int i = 0; i < vm.loadCount; ++i) {
+    const Operand& load = vm.loads[i];
+    if (load.rowBuffer == 0) value = load.reg;
+    else if (!load.lookupOnly && load.strides[0] == 0 && load.strides[1] == 1 && load.dtype <= DType::bfloat16) bias = &load;
+  }
+  const Operand* added = nullptr;
+  bool rounded = false;
+  for (int i = 0; i < vm.instructionCount; ++i) {
+    const Instruction& instruction = vm.instructions[i];
+    if (instruction.a != value || rounded) return {};
+    if (instruction.opcode == Opcode::add && bias != nullptr && added == nullptr && instruction.b == bias->reg) {
+      added = bias;
+    } else if (roundsTo(instruction.opcode, target.dtype)) {
+      rounded = true;
+    } else {
+      return {};
+    }
+    value = instruction.dst;
+  }
+  const bool usesAll = vm.loadCount == (added == nullptr ? 1 : 2);
+  if (value < 0 || value != target.reg || !usesAll) return {};
+  return {&target, added};
+}
+
+/// Writes a (rows, columns) tile of sums at (row, column). `lanes`: scratch for 2 · columns floats.
+static inline void storeDirectly(const Run& run, const DirectStore& direct, int64_t row, int64_t column, int64_t rows,
+                                 int64_t columns, const float* sums, int64_t stride, float* lanes) {
+  const int64_t width = direct.target->dtype == DType::float32 ? 4 : 2;
+  const float* bias = lanes;
+  float* biased = lanes + columns;
+  if (direct.bias != nullptr) {
+    const int64_t biasWidth = direct.bias->dtype == DType::float32 ? 4 : 2;
+    widenArray(direct.bias->dtype, bytesAt(run, direct.bias->ref) + column * biasWidth, lanes, columns);
+  }
+  uint8_t* target = bytesAt(run, direct.target->ref);
+  for (int64_t i = 0; i < rows; ++i, sums += stride) {
+    uint8_t* start = target + ((row + i) * direct.target->strides[0] + column) * width;
+    if (direct.bias == nullptr) {
+      narrowArray(direct.target->dtype, sums, start, columns);
+      continue;
+    }
+    for (int64_t j = 0; j < columns; ++j) biased[j] = sums[j] + bias[j];
+    narrowArray(direct.target->dtype, biased, start, columns);
+  }
+}
+
+}  // namespace BINADE_ISA
+}  // namespace binade
