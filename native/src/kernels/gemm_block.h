@@ -11,7 +11,8 @@ struct Packed {
   int64_t depthWords;
 };
 
-constexpr int64_t depthBlock = 256;  // words: on AVX-512, 32 KiB of B and 14 KiB of A, which L1 holds together
+// Words: a strip of B, one of A and the next of A share L1 (48 KiB where there is AVX-512, else 32 KiB or more).
+constexpr int64_t depthBlock = vectorLanes >= 16 ? 192 : 256;
 constexpr size_t scratchAlignment = 64;
 
 /// Whether a product of these formats runs on bfloat16 dot products. vdpbf16ps flushes subnormal inputs and sums.

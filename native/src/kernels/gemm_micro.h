@@ -9,9 +9,7 @@
 #pragma once
 #include <cstdint>
 
-#if defined(BINADE_EMULATED)
-#include BINADE_EMULATED
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
