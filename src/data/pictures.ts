@@ -1,7 +1,6 @@
 /** Labelled pictures in memory: what a set is, how one is checked, split, and normalised. Reads no files. */
 import { BinadeError } from "../errors.ts";
 import { tensor } from "../tensor/create.ts";
-import type { Device } from "../tensor/device.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { permutedIndex } from "./permutation.ts";
 
@@ -168,7 +167,7 @@ export function channelStatistics({ pixels, labels, channels, height, width }: P
  * @example
  * const logits = model.forward(normalize(pictures, channelStatistics(set.training)));
  */
-export function normalize(x: Tensor, { mean, deviation }: ChannelStatistics, device?: Device): Tensor {
+export function normalize(x: Tensor, { mean, deviation }: ChannelStatistics): Tensor {
   const channels = x.shape[1];
   if (x.shape.length !== 4 || channels !== mean.length || channels !== deviation.length) {
     throw new BinadeError(
@@ -177,7 +176,7 @@ export function normalize(x: Tensor, { mean, deviation }: ChannelStatistics, dev
     );
   }
   const perChannel = (values: readonly number[]): Tensor =>
-    tensor(Float32Array.from(values), { shape: [1, channels, 1, 1], ...(device === undefined ? {} : { device }) });
+    tensor(Float32Array.from(values), { shape: [1, channels, 1, 1] });
   const scale = perChannel(deviation.map((d) => 1 / (255 * d)));
   const shift = perChannel(mean.map((m, c) => -m / (deviation[c] ?? 1)));
   return x.cast("float32").mul(scale).add(shift);

@@ -134,8 +134,11 @@ describe("a run on pictures", () => {
       },
     };
     const seen: string[] = [];
-    for await (const { type, step } of train({ ...options, task: watched }))
+    for await (const { type, step } of train({ ...options, task: watched })) {
+      // The memory plan looks at a batch before the run begins.
+      if (type === "started") made.length = 0;
       if (type === "step") seen.push(`${step}: ${made}`);
+    }
     expect(seen).toEqual(["1: 0,1", "2: 0,1,2", "3: 0,1,2,3", "4: 0,1,2,3"]);
   });
 
