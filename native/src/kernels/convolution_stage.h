@@ -311,6 +311,13 @@ static inline void stageRows(const ImageView view, const StageLayout layout, con
     copyRows({end - begin, rowStep * sourceStep, rowByteLength, span.begin * size, span.end * size,
               copied / vectorByteLength, copied % vectorByteLength},
              source + span.column * size, target);
+  } else if (as != StagedAs::channelPairs && !asStored && phases == 1 && stride == 1) {
+    for (; target < last; source += rowStep * sourceStep, target += rowByteLength) {  // converted where they belong
+      clearAhead(target, span.begin * size);
+      rowElements(view, source + span.column * element, span.end - span.begin,
+                  reinterpret_cast<Element*>(target) + span.begin);
+      clearAhead(target + span.end * size, (pitch - span.end) * size);
+    }
   } else {
     const PhaseSpan next = spans[phases > 1 ? 1 : 0];
     const bool splits = as == StagedAs::floats && phases == 2 && stride == 2 &&
