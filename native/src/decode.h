@@ -79,5 +79,12 @@ void finishVm(Reader& reader, Vm* vm);
 
 void decodeKernel(Reader& reader, Kernel* kernel);
 void decodePlane(Reader& reader, Kernel* kernel);
+void decodeConvolution(Reader& reader, Kernel* kernel);
+
+/// float32, float16 or bfloat16: what is multiplied.
+DType decodeMatrixDType(Reader& reader, const char* what);
+
+/// The product of extents [begin, end).
+int64_t productOf(const int64_t* extents, int begin, int end);
 
 }  // namespace binade
