@@ -1,6 +1,6 @@
 /**
  * Does the precision change what a model learns? ResNet-20 on the generated shapes, each seed in each precision:
- * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1000] [--threads 2] [--out accuracy.json]
+ * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1200] [--threads 2] [--out accuracy.json]
  * Accuracies are over the 10 000 held-out pictures, after the last step. With --out, runs that the file has are not repeated.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";

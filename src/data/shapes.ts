@@ -58,8 +58,8 @@ const LIGHT = [70, 185] as const;
 /** Width over height of a shape. */
 const ASPECT = [0.8, 1.25] as const;
 /** Distance between the colours of shape and background. */
-const CONTRAST = [40, 150] as const;
-const NOISE = 10;
+const CONTRAST = [50, 150] as const;
+const NOISE = 8;
 const TEXTURE = 18;
 /** Small shapes of any class beside and upon the one that counts. */
 const DISTRACTORS = 2;

@@ -37,7 +37,7 @@ export interface ResNetPreset {
 
 /** `s`: 0.3 million parameters; `m`: 0.5 million and eight times as many pictures. */
 export const RESNET_PRESETS = {
-  s: { depth: 20, batch: 64, steps: 1000, learningRate: 0.05 },
+  s: { depth: 20, batch: 64, steps: 1200, learningRate: 0.05 },
   m: { depth: 32, batch: 128, steps: 4000, learningRate: 0.1 },
 } as const satisfies Readonly<Record<string, ResNetPreset>>;
 
