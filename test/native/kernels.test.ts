@@ -62,7 +62,7 @@ describe.skipIf(process.arch !== "x64" || isas.includes("avx512bf16"))("kernels 
       if (compiler === null) return skip("no C++ compiler; install one");
       skip(!isas.includes("avx2"), "the emulation of AVX-512 needs AVX2, which this machine lacks");
       const emulation = ["-include", join(root, "native/test/emulation/avx512.h"), "-DBINADE_EMULATES_PAIRS"];
-      const flags = ["-O1", "-DBINADE_ISA=avx512bf16", ...(X64_ISAS["avx2"] ?? []), ...emulation];
+      const flags = ["-O1", "-DBINADE_ISA=avx512bf16", ...(X64_ISAS.avx2 ?? []), ...emulation];
       const program = compile(compiler, `${name}.emulated`, [...flags, testOf(name), ...sourcesOf(kernels)]);
       execFileSync(program, { encoding: "utf8" });
     });
