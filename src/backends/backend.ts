@@ -92,7 +92,7 @@ function bytesIn(memory: ArrayBuffer, byteOffset: number, byteLength: number): U
     return new Uint8Array(memory, byteOffset, byteLength);
   } catch (error) {
     throw new BinadeError(
-      "memory.insufficient",
+      "value.range",
       `a tensor of ${byteLength} bytes does not fit into one array of bytes of this version of Node; read slices of it`,
       { cause: error },
     );

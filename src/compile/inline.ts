@@ -163,7 +163,8 @@ export function walksRows(x: Node): boolean {
   return view.shape[last] === 1 || view.strides[last] === 1;
 }
 
-const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
+/** Bytes of a value in memory. */
+export const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
 
 /** Bytes kept alive for the sake of recomputing; leaves are alive anyway. */
 function operandBytes(operands: readonly Node[], known: ReadonlyMap<Node, number>): number {

@@ -1,9 +1,9 @@
 /** In which order kernels run: producers before readers, otherwise such that little is alive at a time. */
 import { BinadeError } from "../errors.ts";
-import { byteSize } from "../formats/table.ts";
 import type { Node } from "../ir/graph.ts";
 import { sizeOf } from "../ops/shape.ts";
 import type { Group } from "./fuse.ts";
+import { bytesOf } from "./inline.ts";
 
 /** Group → the groups that run before it. */
 export type Edges = ReadonlyMap<Group, ReadonlySet<Group>>;
@@ -59,8 +59,6 @@ export function order(given: Ordering): { order: readonly Group[]; stuck: Group 
   if (stuck === undefined) throw new BinadeError("internal", "internal: kernels depend on each other in a circle");
   return { order: result, stuck };
 }
-
-const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
 
 /** What running a group next would do to the memory in use. */
 class Balance {

@@ -1,12 +1,11 @@
 /** Graph → program: the passes in order. Read this file first. */
 import { BinadeError, invariant } from "../errors.ts";
-import { byteSize } from "../formats/table.ts";
 import { build, describe, type Node } from "../ir/graph.ts";
 import { verify } from "../ir/verify.ts";
 import { topological } from "../ir/walk.ts";
 import { contiguousView, sizeOf } from "../ops/shape.ts";
 import { type Group, isInput, type Partition, partition } from "./fuse.ts";
-import { isBarrier, memoryOf, sourceOf } from "./inline.ts";
+import { bytesOf, isBarrier, memoryOf, sourceOf } from "./inline.ts";
 import { overwritableOperands, sameLayout } from "./inplace.ts";
 import { planOffsets } from "./memory.ts";
 import type { Allocation, Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
@@ -296,7 +295,6 @@ function copyKernel(value: Node, from: Operand, to: Operand): Kernel {
 
 const membersOf = (group: Group): readonly Node[] =>
   [...group.prologue, ...group.cores, ...group.epilogue].sort((a, b) => a.id - b.id);
-const bytesOf = (node: Node): number => sizeOf(node.shape) * byteSize(node.dtype);
 const bufferOf = (node: Node, storage: Buffer["storage"]): Buffer => ({
   dtype: node.dtype,
   elements: sizeOf(node.shape),

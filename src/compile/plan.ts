@@ -120,7 +120,7 @@ const operationsOf = (kernel: Kernel | undefined): readonly string[] =>
 /** The category of every allocation. Of gradients: those of variables, also once they are unscaled or clipped. */
 function classify({ kernels, losses, gradients, commitFrom }: Program): (allocation: Allocation) => ArenaCategory {
   const forwardNodes = new Set(topological(losses));
-  const isForward = kernels.map(({ nodes }) => nodes.some((node) => forwardNodes.has(node) && !isLiteral(node)));
+  const isForward = kernels.map(({ nodes }) => nodes.some((node) => forwardNodes.has(node) && !isSource(node)));
   const isGradient = gradientsIn(kernels.slice(0, commitFrom), gradients);
   return ({ node, from, to }) => {
     if (isGradient.has(node)) return "gradients";
@@ -129,7 +129,7 @@ function classify({ kernels, losses, gradients, commitFrom }: Program): (allocat
   };
 }
 
-const isLiteral = (node: Node): boolean => node.op.kind === "source";
+const isSource = (node: Node): boolean => node.op.kind === "source";
 
 function gradientsIn(kernels: readonly Kernel[], gradients: readonly Node[]): ReadonlySet<Node> {
   const found = new Set(gradients.map((g) => sourceOf(g).base));

@@ -2,14 +2,8 @@
 import { BinadeError } from "../errors.ts";
 import { type DType, isFloat } from "../formats/table.ts";
 import { accumulatorOf, type Builder } from "./builder.ts";
-import { type Attributes, type CompositeRow, listOf, type Node, numberOf } from "./define.ts";
+import { type Attributes, operandAt as at, type CompositeRow, listOf, type Node, numberOf } from "./define.ts";
 import { extent, type Shape, showShape, sizeOf } from "./shape.ts";
-
-const at = (inputs: readonly Node[], i: number): Node => {
-  const node = inputs[i];
-  if (node === undefined) throw new BinadeError("internal", `internal: operand ${i} is missing`);
-  return node;
-};
 
 /** Every axis but `kept`. */
 const axesBut = (shape: Shape, kept: readonly number[]): readonly number[] =>

@@ -4,20 +4,21 @@ import { ATTENTION } from "./attention.ts";
 import type { Builder } from "./builder.ts";
 import { CHANNEL_NORM } from "./channel-norm.ts";
 import { CONVOLUTION } from "./convolution.ts";
-import { type Attributes, type CompositeRow, type Infer, type Node, nameRows, numberOf } from "./define.ts";
+import {
+  type Attributes,
+  operandAt as at,
+  type CompositeRow,
+  type Infer,
+  type Node,
+  nameRows,
+  numberOf,
+} from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { POOLING } from "./pooling.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
 import { WINDOWS } from "./windows.ts";
 
 const SOFTMAX = "Bridle 1990; shifted by the maximum so that exp never overflows";
-
-/** The operand at `i`; rows are only called with the operands that they declare. */
-const at = (inputs: readonly Node[], i: number): Node => {
-  const node = inputs[i];
-  if (node === undefined) throw new BinadeError("internal", `internal: operand ${i} is missing`);
-  return node;
-};
 
 const sameAsFirst: Infer = (inputs) => ({ shape: at(inputs, 0).shape, dtype: at(inputs, 0).dtype });
 

@@ -168,6 +168,13 @@ export function nameRows(rows: Readonly<Record<string, OpRow>>): Readonly<Record
   return Object.fromEntries(Object.entries(rows).map(([name, row]) => [name, { ...row, name }]));
 }
 
+/** The operand at `i`; rows are only called with the operands that they declare. */
+export function operandAt(inputs: readonly Node[], i: number): Node {
+  const node = inputs[i];
+  if (node === undefined) throw new Error(`internal: operand ${i} is missing`);
+  return node;
+}
+
 /** A list-valued attribute. */
 export function listOf(attributes: Attributes, key: string): readonly number[] {
   const value = attributes[key];

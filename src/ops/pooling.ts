@@ -2,15 +2,9 @@
 import { BinadeError } from "../errors.ts";
 import { type DType, isFloat } from "../formats/table.ts";
 import type { Builder } from "./builder.ts";
-import { type Attributes, type CompositeRow, type Infer, listOf, type Node } from "./define.ts";
+import { type Attributes, operandAt as at, type CompositeRow, type Infer, listOf, type Node } from "./define.ts";
 import { type Shape, sameShape, showShape, sizeOf } from "./shape.ts";
 import { type TapAxis, type TapNodes, tapAxes, tapCount, tapNodes, tapParameters } from "./taps.ts";
-
-const at = (inputs: readonly Node[], i: number): Node => {
-  const node = inputs[i];
-  if (node === undefined) throw new BinadeError("internal", `internal: operand ${i} is missing`);
-  return node;
-};
 
 /** The axes before those that are pooled. */
 const leadOf = (shape: Shape, attributes: Attributes): Shape =>

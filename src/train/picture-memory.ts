@@ -1,6 +1,6 @@
 /** Reading whole files of pictures, none of which may ask for more memory than the machine has. */
 import { readFile } from "node:fs/promises";
-import { totalmem } from "node:os";
+import { availableMemory } from "../backends/memory.ts";
 import { BinadeError } from "../errors.ts";
 import { readError } from "./corpus.ts";
 
@@ -13,9 +13,10 @@ export async function readFileBytes(path: string): Promise<Uint8Array> {
 
 /** @throws BinadeError `value.range` where pictures of `byteLength` bytes do not fit into this machine's memory. */
 export function requireMemory(path: string, byteLength: number): void {
-  if (byteLength <= totalmem()) return;
+  const available = availableMemory(0);
+  if (byteLength <= available) return;
   throw new BinadeError(
     "value.range",
-    `${path}: pictures of its size take ${byteLength} bytes together, this machine has ${totalmem()}; give a smaller size to scale them to`,
+    `${path}: pictures of its size take ${byteLength} bytes together, this machine has ${available} left; give a smaller size to scale them to`,
   );
 }

@@ -4,6 +4,12 @@ import { decodeSafetensors, type SavedTensor } from "../../src/train/safetensors
 
 const at = (name: string): URL => new URL(`../fixtures/${name}`, import.meta.url);
 
+/** A tensor in a JSON fixture. */
+export interface Recorded {
+  readonly shape: readonly number[];
+  readonly data: readonly number[];
+}
+
 /** A JSON fixture; the caller states its layout. */
 export const readJson = <T>(name: string): T => JSON.parse(readFileSync(at(name), "utf8")) as T;
 

@@ -19,12 +19,8 @@ import {
   zeros,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
-import { readJson } from "../support/fixtures.ts";
+import { type Recorded, readJson } from "../support/fixtures.ts";
 
-interface Recorded {
-  readonly shape: readonly number[];
-  readonly data: readonly number[];
-}
 interface Case {
   readonly function: keyof typeof FUNCTIONS;
   readonly options: Readonly<Record<string, number | "same">>;

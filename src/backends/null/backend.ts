@@ -1,6 +1,8 @@
 /** The backend that runs nothing and records everything: compiler tests need no device. */
 import type { Program } from "../../compile/program.ts";
 import { DTYPES } from "../../formats/table.ts";
+import type { OpRow } from "../../ops/define.ts";
+import { OPS } from "../../ops/index.ts";
 import { type Executable, HostBackend } from "../backend.ts";
 
 /** A backend whose programs are kept in `programs` and whose results are zeros. Claims every native core and fuses. */
@@ -31,20 +33,9 @@ export class NullBackend extends HostBackend {
   }
 }
 
-const ALL_CORES: ReadonlySet<string> = new Set([
-  "row:softmax",
-  "row:softmaxBackward",
-  "row:logSoftmax",
-  "row:logSoftmaxBackward",
-  "row:logSumExp",
-  "row:normalize",
-  "row:normalizeBackward",
-  "row:crossEntropy",
-  "row:crossEntropyBackward",
-  "plane:resample",
-  "plane:resampleBackward",
-  "plane:maxPool",
-  "plane:maxPoolBackward",
-  "attention:attention",
-  "attentionBackward:attentionBackward",
-]);
+/** Every core that a row could be run by. */
+const ALL_CORES: ReadonlySet<string> = new Set(
+  Object.values<OpRow>(OPS).flatMap((row) =>
+    row.kind === "composite" && row.native !== undefined ? [`${row.native.family}:${row.native.core}`] : [],
+  ),
+);

@@ -12,7 +12,7 @@ import { PRESETS } from "../../train/presets.ts";
 import { computeDType } from "../../train/session.ts";
 import { formatBytes, printable } from "../format.ts";
 import { integer, numberFrom } from "../options.ts";
-import { type CommonSettings, commonRows, type ModelKind, type PreparedRun, type RunRequest, row } from "./kind.ts";
+import { COMMON_ROWS, type CommonSettings, type ModelKind, type PreparedRun, type RunRequest, row } from "./kind.ts";
 
 export interface GptSettings extends CommonSettings {
   readonly layers: number;
@@ -40,7 +40,7 @@ export const gpt: ModelKind<GptSettings> = {
   title: "a byte-level GPT on text files",
   dataNoun: "text",
   rows: {
-    ...commonRows("windows of text, or pictures, per step"),
+    ...COMMON_ROWS,
     layers: row("--layers", "n", integer(1, 1000), "transformer blocks"),
     heads: row("--heads", "n", integer(1, 1000), "attention heads; they divide the width"),
     width: row("--width", "n", integer(1, 65536), "features per token"),

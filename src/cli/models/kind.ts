@@ -74,11 +74,11 @@ export const row = <T>(flag: `--${string}`, placeholder: string, values: Parser<
   values,
 });
 
-/** The rows that all models share. `examples` is what a batch is counted in, `seeded` what a seed decides. */
-export const commonRows = (examples: string): SettingRows<CommonSettings> => ({
+/** The rows that all models share. */
+export const COMMON_ROWS: SettingRows<CommonSettings> = {
   precision: row("--precision", "name", oneOf(PRECISIONS), "what matrix products see; weights stay float32"),
   steps: row("--steps", "n", integer(1, INT32_MAX), "attempted steps of the whole run"),
-  batch: row("--batch", "n", integer(1, 65536), examples),
+  batch: row("--batch", "n", integer(1, 65536), "windows of text, or pictures, per step"),
   learningRate: row(
     "--lr",
     "rate",
@@ -86,7 +86,7 @@ export const commonRows = (examples: string): SettingRows<CommonSettings> => ({
     "peak learning rate, after a warm-up and before a cosine decay",
   ),
   seed: row("--seed", "n", integer(0), "seed of weights, order of the data and what is random in training"),
-});
+};
 
 /** The refusal of data that a resumed run was not made with. */
 export function otherData(out: string, noun: string, before: string, data: Task["data"]): BinadeError {

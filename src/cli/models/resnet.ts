@@ -1,5 +1,5 @@
 /** `--model resnet`: a residual network on labelled pictures. */
-import { totalmem } from "node:os";
+import { availableMemory } from "../../backends/memory.ts";
 import { generatedShapes, type Pictures } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
 import { ResNet } from "../../nn/resnet.ts";
@@ -8,7 +8,7 @@ import { digestOf, type LoadedPictures, readPictures } from "../../train/picture
 import { RESNET_PRESETS } from "../../train/presets.ts";
 import { formatBytes } from "../format.ts";
 import { integer, oneOf } from "../options.ts";
-import { type CommonSettings, commonRows, type ModelKind, type PreparedRun, type RunRequest, row } from "./kind.ts";
+import { COMMON_ROWS, type CommonSettings, type ModelKind, type PreparedRun, type RunRequest, row } from "./kind.ts";
 
 /** How training pictures are varied, and how each of it is done. */
 const AUGMENTATIONS = {
@@ -39,7 +39,7 @@ export const resnet: ModelKind<ResNetSettings> = {
   title: "a residual network on labelled pictures",
   dataNoun: "pictures",
   rows: {
-    ...commonRows("windows of text, or pictures, per step"),
+    ...COMMON_ROWS,
     depth: row("--depth", "n", integer(8, 1202), "layers of the residual network, 6 n + 2"),
     augment: row(
       "--augment",
@@ -105,9 +105,10 @@ function requireMemory({ batch, depth, precision }: ResNetSettings, { height, wi
   const valueBytes = precision === "fp32" ? 4 : 2;
   const perPicture = (depth - 1) * 16 * height * width * STAGE_SHARE * VALUES_KEPT_PER_LAYER * valueBytes;
   const byteLength = batch * perPicture;
-  if (byteLength <= totalmem()) return;
+  const available = availableMemory(0);
+  if (byteLength <= available) return;
   throw new BinadeError(
     "value.range",
-    `--batch: a step on ${batch} pictures of ${height} × ${width} takes ${formatBytes(byteLength)}, this machine has ${formatBytes(totalmem())}; choose a smaller --batch, --depth or --size`,
+    `--batch: a step on ${batch} pictures of ${height} × ${width} takes ${formatBytes(byteLength)}, this machine has ${formatBytes(available)} left; choose a smaller --batch, --depth or --size`,
   );
 }
