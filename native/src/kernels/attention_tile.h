@@ -4,35 +4,13 @@
 // A's words are broadcast one by one, so A may lie by rows or across them; B's are loaded as vectors of neighbouring
 // columns. Depths are added in ascending order: a result depends on shape and instruction set alone.
 #pragma once
-#include <cstdint>
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
-#endif
-
 #include "convert.h"
-
-// A test may set it to 1 for other instruction sets, to run the code of pairs on any machine.
-#if !defined(BINADE_PAIRS)
-#if defined(__AVX512BF16__)
-#define BINADE_PAIRS 1
-#else
-#define BINADE_PAIRS 0
-#endif
-#endif
+#include "vector.h"
 
 namespace binade {
 namespace BINADE_ISA {
 
-#if defined(__AVX512F__)
-constexpr int lanes = 16;
-#elif defined(__AVX2__)
-constexpr int lanes = 8;
-#else
-constexpr int lanes = 4;
-#endif
+constexpr int lanes = vectorLanes;
 
 using Floats = float __attribute__((vector_size(lanes * 4)));
 using Integers = int32_t __attribute__((vector_size(lanes * 4)));
@@ -50,33 +28,17 @@ static inline Floats loadFloats(const float* source) {
 static inline void storeFloats(float* target, Floats values) { __builtin_memcpy(target, &values, sizeof values); }
 
 /// A value in every lane. (Adding it to zeros would cost an addition: -0 + 0 is 0.)
-static inline Floats broadcast(float value) {
-#if defined(__AVX512F__)
-  return (Floats)_mm512_set1_ps(value);
-#elif defined(__AVX2__)
-  return (Floats)_mm256_set1_ps(value);
-#else
-  return Floats{value, value, value, value};
-#endif
-}
+static inline Floats broadcast(float value) { return (Floats)splatVector(value); }
 
 /// a · b + sum, rounded once where the instruction set has it.
 static inline Floats multiplyAdd(Floats a, Floats b, Floats sum) {
-#if defined(__AVX512F__)
-  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
-#elif defined(__AVX2__)
-  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
-#elif defined(__ARM_NEON)
-  return (Floats)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
-#else
-  return a * b + sum;
-#endif
+  return (Floats)multiplyAdd<false>((Vector)a, (Vector)b, (Vector)sum);
 }
 
 /// sum + the products of both halves of each word.
 static inline Floats multiplyAddPairs(Floats a, Floats b, Floats sum) {
 #if defined(__AVX512BF16__)
-  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512)a, (__m512bh)(__m512)b);
+  return (Floats)multiplyAdd<true>((Vector)a, (Vector)b, (Vector)sum);
 #else
   const Integers high = Integers{} + static_cast<int32_t>(0xffff0000u);
   sum = multiplyAdd((Floats)((Integers)a & high), (Floats)((Integers)b & high), sum);

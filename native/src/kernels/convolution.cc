@@ -97,7 +97,7 @@ struct Target {
   int64_t rowStride, imageStride, lineStride;
 };
 
-/// A run of neighbouring outputs of one line of one phase: at most laneCount / pieces of them.
+/// A run of neighbouring outputs of one line of one phase: at most vectorLanes / pieces of them.
 struct Piece {
   int64_t place;  // bytes from the staged pictures
   int64_t at;     // in a target
@@ -154,7 +154,7 @@ struct PhaseOutputs {
 };
 
 PhaseOutputs listPieces(const Plan& plan, const Unit& unit, int64_t phase, const Target& target, Piece* pieces) {
-  const int64_t perPiece = laneCount / plan.pieces;
+  const int64_t perPiece = vectorLanes / plan.pieces;
   PhaseOutputs outputs = {};
   outputs.rows = clipped(plan.y, phase / plan.x.outputPhases, unit.rows);
   outputs.columns = clipped(plan.x, phase % plan.x.outputPhases, unit.columns);
@@ -217,7 +217,7 @@ void slidePhase(const Work& work, const Unit& unit, int64_t phase, const PhaseOu
         continue;
       }
       plan.kernels[strip](words * taps, panel, staged, shifts, places, tile, groupLanes, false);
-      scatterTile(tile, list + first, count, laneCount / plan.pieces, plan.stripStarts[strip + 1] - plan.stripStarts[strip],
+      scatterTile(tile, list + first, count, vectorLanes / plan.pieces, plan.stripStarts[strip + 1] - plan.stripStarts[strip],
                   {rows, target.rowStride, 0, 0}, firstWord > 0);
     }
   }
@@ -237,12 +237,12 @@ struct Rooms {
 Rooms makeRooms(const Work& work, int worker) {
   const Plan& plan = work.plan;
   Rooms rooms = {};
-  rooms.piecesPerPhase = plan.images * plan.bandRows * (plan.bandColumns * plan.pieces / laneCount + 1);
+  rooms.piecesPerPhase = plan.images * plan.bandRows * (plan.bandColumns * plan.pieces / vectorLanes + 1);
   const int64_t rows = plan.blockStrips * slideRows;
   rooms.phaseLength = rows * plan.images * plan.bandRows * plan.bandColumns;
   Cut cut = {nullptr, 0};
   for (int pass = 0; pass < 2; ++pass) {
-    // Lanes past the end of a row are computed and dropped: they may read two vectors past the last picture.
+    // Vector past the end of a row are computed and dropped: they may read two vectors past the last picture.
     rooms.staged = cut.bytes(4 * plan.images * plan.layout.imageLength + 2 * vectorByteLength);
     rooms.spare = cut.bytes(8 * plan.x.source);
     rooms.spans = reinterpret_cast<PhaseSpan*>(cut.bytes(plan.x.phases * static_cast<int64_t>(sizeof(PhaseSpan))));
@@ -276,11 +276,11 @@ Target targetOf(const Work& work, const Unit& unit, const Rooms& rooms) {
 /// to (count · step) from the sums of one column phase, or of two (step 2): `odd` follows `even`, one column later.
 void mergeLine(const float* even, const float* odd, int64_t evens, int64_t odds, int64_t step, float* to) {
   int64_t j = 0;
-  for (; j + laneCount <= odds; j += laneCount) {
-    Lanes low, high;
-    joinLanes(readLanes(even + j), readLanes(odd + j), &low, &high);
-    writeLanes(to + 2 * j, low);
-    writeLanes(to + 2 * j + laneCount, high);
+  for (; j + vectorLanes <= odds; j += vectorLanes) {
+    Vector low, high;
+    joinLanes(loadVector(even + j), loadVector(odd + j), &low, &high);
+    storeVector(to + 2 * j, low);
+    storeVector(to + 2 * j + vectorLanes, high);
   }
   for (; j < odds; ++j) {
     to[2 * j] = even[j];

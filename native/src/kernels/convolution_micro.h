@@ -13,27 +13,27 @@ namespace BINADE_ISA {
 template <bool pairs, int pieces, int rows>
 static void slideStrip(int64_t depth, const float* a, const char* b, const int64_t* shifts, const int64_t* places,
                        float* c, int64_t stride, bool accumulate) {
-  Lanes sums[rows][2];
+  Vector sums[rows][2];
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i) {
-    sums[i][0] = zeroLanes();
-    sums[i][1] = zeroLanes();
+    sums[i][0] = zeroVector();
+    sums[i][1] = zeroVector();
   }
   for (int64_t p = 0; p < depth; ++p, a += slideRows) {
     const char* at = b + shifts[p];
-    const Lanes left = readPieces<pieces>(at, places);
-    const Lanes right = readPieces<pieces>(at, places + pieces);
+    const Vector left = readPieces<pieces>(at, places);
+    const Vector right = readPieces<pieces>(at, places + pieces);
 #pragma GCC unroll 14
     for (int i = 0; i < rows; ++i) {
-      const Lanes weight = splatLanes(a + i);
-      sums[i][0] = multiplyAddLanes<pairs>(weight, left, sums[i][0]);
-      sums[i][1] = multiplyAddLanes<pairs>(weight, right, sums[i][1]);
+      const Vector weight = splatVector(a[i]);
+      sums[i][0] = multiplyAdd<pairs>(weight, left, sums[i][0]);
+      sums[i][1] = multiplyAdd<pairs>(weight, right, sums[i][1]);
     }
   }
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i, c += stride) {
-    writeLanes(c, accumulate ? addLanes(readLanes(c), sums[i][0]) : sums[i][0]);
-    writeLanes(c + laneCount, accumulate ? addLanes(readLanes(c + laneCount), sums[i][1]) : sums[i][1]);
+    storeVector(c, accumulate ? addVectors(loadVector(c), sums[i][0]) : sums[i][0]);
+    storeVector(c + vectorLanes, accumulate ? addVectors(loadVector(c + vectorLanes), sums[i][1]) : sums[i][1]);
   }
 }
 
@@ -74,32 +74,32 @@ constexpr int dotSlots = (dotRows + 3) / 4 * 4;
 template <bool pairs, int pieces, int rows>
 static void dotStrip(const DotOperands& o, int64_t count, float* totals, int64_t stride, bool add) {
   constexpr int columns = dotWidth(rows);
-  Lanes sums[dotSlots][columns];
+  Vector sums[dotSlots][columns];
   const char* x[columns];
 #pragma GCC unroll 12
   for (int j = 0; j < columns; ++j) x[j] = o.x[j];
 #pragma GCC unroll 8
   for (int i = 0; i < dotSlots; ++i)
 #pragma GCC unroll 12
-    for (int j = 0; j < columns; ++j) sums[i][j] = zeroLanes();
+    for (int j = 0; j < columns; ++j) sums[i][j] = zeroVector();
   const char* mask = o.masks;
   const bool masked = o.maskByteLength != 0;
   for (int64_t step = 0; step < o.steps; ++step, mask += o.maskByteLength) {
     const int64_t place = o.gPlaces[step];
     const int64_t* xPlaces = o.xPlaces + step * pieces;
-    Lanes right[columns];
+    Vector right[columns];
 #pragma GCC unroll 12
     for (int j = 0; j < columns; ++j) right[j] = readPieces<pieces>(x[j], xPlaces);
     if (masked) {
-      const Lanes valid = readLanes(mask);
+      const Vector valid = loadVector(mask);
 #pragma GCC unroll 12
       for (int j = 0; j < columns; ++j) right[j] = maskLanes(right[j], valid);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
-      const Lanes left = readLanes(o.g + i * o.rowByteLength + place);
+      const Vector left = loadVector(o.g + i * o.rowByteLength + place);
 #pragma GCC unroll 12
-      for (int j = 0; j < columns; ++j) sums[i][j] = multiplyAddLanes<pairs>(left, right[j], sums[i][j]);
+      for (int j = 0; j < columns; ++j) sums[i][j] = multiplyAdd<pairs>(left, right[j], sums[i][j]);
     }
   }
 #pragma GCC unroll 12

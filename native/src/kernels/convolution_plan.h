@@ -9,7 +9,7 @@ namespace BINADE_ISA {
 
 namespace {
 
-constexpr int64_t groupLanes = 2 * laneCount;      // columns of one kernel call
+constexpr int64_t groupLanes = 2 * vectorLanes;      // columns of one kernel call
 constexpr int64_t wantedUnits = 16;                // enough for eight workers that finish at different times
 constexpr int64_t unitPixels = 1024;               // outputs of a unit, about
 constexpr int64_t chunkDepth = 320;                // words of weights per row and chunk: a strip of them stays in L1
@@ -44,7 +44,7 @@ SlideKernel kernelWith(int pieces, int64_t rows) {
 }
 
 SlideKernel kernelOf(const Plan& plan, int64_t rows) {
-#if BINADE_LANE_PAIRS
+#if BINADE_PAIRS
   if (plan.pairs) return kernelWith<true>(plan.pieces, rows);
 #endif
   return kernelWith<false>(plan.pieces, rows);
@@ -139,7 +139,7 @@ Plan makePlan(Pool* pool, const ConvolutionProblem& problem, bool gradient) {
     if (pass == 0) cut = {static_cast<char*>(scratch(pool, 0, kSharedSlot, static_cast<size_t>(cut.used))), 0};
   }
   plan.layout = layoutOf(plan.y, plan.x, plan.bandRows, plan.bandColumns, plan.chunkWords);
-  plan.pieces = piecesFor(least(mostOutputs(plan.x), plan.bandColumns), laneCount);
+  plan.pieces = piecesFor(least(mostOutputs(plan.x), plan.bandColumns), vectorLanes);
   for (int64_t strip = 0; strip <= plan.strips; ++strip) plan.stripStarts[strip] = strip * plan.rows / plan.strips;
   for (int64_t strip = 0; strip < plan.strips; ++strip)
     plan.kernels[strip] = kernelOf(plan, plan.stripStarts[strip + 1] - plan.stripStarts[strip]);

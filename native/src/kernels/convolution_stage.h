@@ -193,7 +193,7 @@ static inline const uint16_t* rowElements(const ImageView& view, const char* sou
 
 /// Clears at least `byteLength` bytes and at most a vector more: what follows is written later, or is room to spare.
 static inline void clearAhead(char* target, int64_t byteLength) {
-  for (int64_t i = 0; i < byteLength; i += vectorByteLength) writeLanes(target + i, zeroLanes());
+  for (int64_t i = 0; i < byteLength; i += vectorByteLength) storeVector(target + i, zeroVector());
 }
 
 template <typename Element>
@@ -207,7 +207,7 @@ static inline void copyElements(const Element* source, int64_t stride, int64_t c
   }
   constexpr int64_t perVector = vectorByteLength / static_cast<int64_t>(sizeof(Element));
   int64_t i = 0;
-  for (; i + perVector <= count; i += perVector) writeLanes(target + i, readLanes(source + i));
+  for (; i + perVector <= count; i += perVector) storeVector(target + i, loadVector(source + i));
   for (; i < count; ++i) target[i] = source[i];
 }
 
@@ -251,17 +251,17 @@ static inline void copyRows(const RowCopy c, const char* source, char* target) {
   const int64_t count = vectors > 0 ? vectors : c.vectors;
   for (int64_t r = 0; r < c.rows; ++r, source += c.sourceStep, target += c.targetStep) {
     char* to = target + c.begin;
-    writeLanes(target, zeroLanes());
+    storeVector(target, zeroVector());
     if constexpr (vectors > 0) {
 #pragma GCC unroll 4
       for (int64_t v = 0; v < vectors; ++v)
-        writeLanes(to + v * vectorByteLength, readLanes(source + v * vectorByteLength));
+        storeVector(to + v * vectorByteLength, loadVector(source + v * vectorByteLength));
     } else {
       for (int64_t v = 0; v < count; ++v)
-        writeLanes(to + v * vectorByteLength, readLanes(source + v * vectorByteLength));
-      if (c.rest > 0) writeLanes(to + count * vectorByteLength, readSome(source + count * vectorByteLength, c.rest));
+        storeVector(to + v * vectorByteLength, loadVector(source + v * vectorByteLength));
+      if (c.rest > 0) storeVector(to + count * vectorByteLength, readSome(source + count * vectorByteLength, c.rest));
     }
-    writeLanes(target + c.end, zeroLanes());
+    storeVector(target + c.end, zeroVector());
   }
 }
 
@@ -275,11 +275,11 @@ static inline void copyRows(const RowCopy& c, const char* source, char* target) 
 /// Both column phases of a stride of 2: `count` pairs of neighbouring elements from `source` on, apart.
 static inline void splitRow(const float* source, int64_t count, float* first, float* second) {
   int64_t i = 0;
-  for (; i + laneCount <= count; i += laneCount) {
-    Lanes even, odd;
-    splitLanes(readLanes(source + 2 * i), readLanes(source + 2 * i + laneCount), &even, &odd);
-    writeLanes(first + i, even);
-    writeLanes(second + i, odd);
+  for (; i + vectorLanes <= count; i += vectorLanes) {
+    Vector even, odd;
+    splitLanes(loadVector(source + 2 * i), loadVector(source + 2 * i + vectorLanes), &even, &odd);
+    storeVector(first + i, even);
+    storeVector(second + i, odd);
   }
   for (; i < count; ++i) {
     first[i] = source[2 * i];
@@ -375,7 +375,7 @@ static void stageAs(const StageJob& job) {
 /// Fills job.target, and up to a vector behind it.
 static inline void stage(const StageJob& job, StagedAs as) {
   findSpans(job);
-#if BINADE_LANE_PAIRS
+#if BINADE_PAIRS
   if (as == StagedAs::channelPairs) return stageAs<StagedAs::channelPairs, uint16_t>(job);
   if (as == StagedAs::bfloat16) return stageAs<StagedAs::bfloat16, uint16_t>(job);
 #endif
@@ -385,7 +385,7 @@ static inline void stage(const StageJob& job, StagedAs as) {
 
 /// Whether bfloat16 dot products compute this problem.
 static inline bool multipliesPairs(const ImageView& a, const ImageView& b) {
-  return BINADE_LANE_PAIRS && a.format == DType::bfloat16 && b.format == DType::bfloat16;
+  return BINADE_PAIRS && a.format == DType::bfloat16 && b.format == DType::bfloat16;
 }
 
 /// Pieces of a vector (1, 2 or 4) that fill rows of `width` elements, `perVector` to a vector, with the fewest vectors; one

@@ -1,6 +1,6 @@
 // Weight gradient of convolution: every weight is a dot product of the cotangent's pixels with shifted input pixels.
 //
-// Lanes run along pixels, so that neither operand is transposed: the input is staged as for the convolution itself (one
+// Vector run along pixels, so that neither operand is transposed: the input is staged as for the convolution itself (one
 // copy, not one per tap), and the cotangent is read where it lies. Pictures are cut into parts by shape; each part adds its
 // units in order to sums of its own, and the parts are added in order. Sums lie column by column (channel, tap), the rows of
 // a column side by side, as the kernels yield them.
@@ -232,14 +232,14 @@ void stageCotangentAs(const Work& work, const Unit& unit, int64_t firstRow, int6
 
 void stageCotangent(const Work& work, const Unit& unit, int64_t firstRow, int64_t rows, int64_t steps,
                     const Rooms& rooms) {
-#if BINADE_LANE_PAIRS
+#if BINADE_PAIRS
   if (work.plan.pairs) return stageCotangentAs<uint16_t>(work, unit, firstRow, rows, steps, rooms);
 #endif
   stageCotangentAs<float>(work, unit, firstRow, rows, steps, rooms);
 }
 
 DotKernel kernelFor(const Plan& plan, int64_t rows) {
-#if BINADE_LANE_PAIRS
+#if BINADE_PAIRS
   if (plan.pairs)
     return plan.pieces == 1 ? dotKernel<true, 1>(rows) : plan.pieces == 2 ? dotKernel<true, 2>(rows)
                                                                           : dotKernel<true, 4>(rows);

@@ -12,13 +12,8 @@ struct DirectStore {
   const Operand* bias;  // null: none
 };
 
-static inline bool roundsTo(Opcode opcode, DType dtype) {
-  return (opcode == Opcode::roundFloat16 && dtype == DType::float16) ||
-         (opcode == Opcode::roundBfloat16 && dtype == DType::bfloat16);
-}
-
-/// Recognises sums → [+ bias] → [round to the stored dtype] → one store whose columns are neighbours. Storing rounds as
-/// the instruction does, so a value has the same bits either way.
+/// Recognises sums → [+ bias] → one store whose columns are neighbours. A program that rounds to the stored dtype first, which
+/// lowering leaves to the store, runs in the engine.
 static inline DirectStore directStoreOf(const Vm& vm) {
   if (vm.grid.rank != 2 || vm.storeCount != 1 || vm.loadCount > 2) return {};
   const Operand& target = vm.stores[0];
@@ -33,18 +28,13 @@ static inline DirectStore directStoreOf(const Vm& vm) {
     else if (!load.lookupOnly && load.strides[0] == 0 && load.strides[1] == 1 && load.dtype <= DType::bfloat16) bias = &load;
   }
   const Operand* added = nullptr;
-  bool rounded = false;
-  for (int i = 0; i < vm.instructionCount; ++i) {
-    const Instruction& instruction = vm.instructions[i];
-    if (instruction.a != value || rounded) return {};
-    if (instruction.opcode == Opcode::add && bias != nullptr && added == nullptr && instruction.b == bias->reg) {
-      added = bias;
-    } else if (roundsTo(instruction.opcode, target.dtype)) {
-      rounded = true;
-    } else {
-      return {};
-    }
-    value = instruction.dst;
+  if (vm.instructionCount == 1 && bias != nullptr) {
+    const Instruction& sum = vm.instructions[0];
+    if (sum.opcode != Opcode::add || sum.a != value || sum.b != bias->reg) return {};
+    added = bias;
+    value = sum.dst;
+  } else if (vm.instructionCount > 0) {
+    return {};
   }
   const bool usesAll = vm.loadCount == (added == nullptr ? 1 : 2);
   if (value < 0 || value != target.reg || !usesAll) return {};

@@ -7,95 +7,33 @@
 //   B panel: (depth, panelColumns)  word [p][j] belongs to column j of the panel
 // Every kernel adds the depths in ascending order, so its result depends on shape and instruction set alone.
 #pragma once
-#include <cstdint>
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
-#include "abi.h"
-
-#if defined(__AVX512BF16__)
-#define BINADE_PAIRS 1
-#else
-#define BINADE_PAIRS 0
-#endif
+#include "vector.h"
 
 namespace binade {
 namespace BINADE_ISA {
 
 // A panel's columns are two vectors. Rows are as many as registers hold sums for, beside two columns and the factors.
 
+#if defined(__AVX2__)
+
 #if defined(__AVX512F__)
-
-using Vector = __m512;
 constexpr int64_t panelRows = 14;
-static inline Vector zeroVector() { return _mm512_setzero_ps(); }
-struct Factors {
-  const float* at;
-};
-static inline Factors loadFactors(const float* a) { return Factors{a}; }
-static inline Vector factor(const Factors& factors, int row) { return _mm512_set1_ps(factors.at[row]); }
-static inline Vector loadVector(const float* source) { return _mm512_loadu_ps(source); }
-static inline void storeVector(float* target, Vector value) { _mm512_storeu_ps(target, value); }
-static inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-
-template <bool pairs>
-static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
-#if BINADE_PAIRS
-  if constexpr (pairs) return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-#endif
-  return _mm512_fmadd_ps(a, b, sum);
-}
-
-#elif defined(__AVX2__)
-
-using Vector = __m256;
+#else
 constexpr int64_t panelRows = 6;
-static inline Vector zeroVector() { return _mm256_setzero_ps(); }
+#endif
 struct Factors {
   const float* at;
 };
 static inline Factors loadFactors(const float* a) { return Factors{a}; }
-static inline Vector factor(const Factors& factors, int row) { return _mm256_broadcast_ss(factors.at + row); }
-static inline Vector loadVector(const float* source) { return _mm256_loadu_ps(source); }
-static inline void storeVector(float* target, Vector value) { _mm256_storeu_ps(target, value); }
-static inline Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-
-template <bool pairs>
-static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
-  return _mm256_fmadd_ps(a, b, sum);
-}
+static inline Vector factor(const Factors& factors, int row) { return splatVector(factors.at[row]); }
 
 #else
-
-typedef float Vector __attribute__((vector_size(16)));
-static inline Vector zeroVector() { return Vector{0, 0, 0, 0}; }
-static inline void storeVector(float* target, Vector value) { __builtin_memcpy(target, &value, sizeof value); }
-static inline Vector add(Vector a, Vector b) { return a + b; }
 
 #if defined(__aarch64__)
-static inline Vector loadVector(const float* source) { return (Vector)vld1q_f32(source); }
 constexpr int64_t panelRows = 12;
-template <bool pairs>
-static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
-  return (Vector)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
-}
 #else
-static inline Vector loadVector(const float* source) {
-  Vector value;
-  __builtin_memcpy(&value, source, sizeof value);
-  return value;
-}
 constexpr int64_t panelRows = 4;
-template <bool pairs>
-static inline Vector multiplyAdd(Vector a, Vector b, Vector sum) {
-  return sum + a * b;
-}
 #endif
-
 /// Vectors of neighbouring rows: NEON multiplies by any lane of one.
 struct Factors {
   Vector rows[panelRows / 4];
@@ -106,14 +44,10 @@ static inline Factors loadFactors(const float* a) {
   for (int i = 0; i < panelRows / 4; ++i) factors.rows[i] = loadVector(a + 4 * i);
   return factors;
 }
-static inline Vector factor(const Factors& factors, int row) {
-  const float value = factors.rows[row / 4][row % 4];
-  return Vector{value, value, value, value};
-}
+static inline Vector factor(const Factors& factors, int row) { return splatVector(factors.rows[row / 4][row % 4]); }
 
 #endif
 
-constexpr int64_t vectorLanes = sizeof(Vector) / sizeof(float);
 constexpr int64_t panelColumns = 2 * vectorLanes;
 
 /// c (rows, panelColumns), row stride `stride`, = or += A strip (depth, panelRows) · B strip (depth, panelColumns), for
@@ -139,8 +73,8 @@ static void multiplyStrips(int64_t depth, const float* a, const float* b, float*
   }
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i, c += stride) {
-    storeVector(c, accumulate ? add(loadVector(c), sums[i][0]) : sums[i][0]);
-    storeVector(c + vectorLanes, accumulate ? add(loadVector(c + vectorLanes), sums[i][1]) : sums[i][1]);
+    storeVector(c, accumulate ? addVectors(loadVector(c), sums[i][0]) : sums[i][0]);
+    storeVector(c + vectorLanes, accumulate ? addVectors(loadVector(c + vectorLanes), sums[i][1]) : sums[i][1]);
   }
 }
 
