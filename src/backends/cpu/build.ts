@@ -110,10 +110,23 @@ function planUnits(root: string, objects: string, headers: string): Unit[] {
 
 const modifiedMs = (path: string): number => (existsSync(path) ? statSync(path).mtimeMs : 0);
 
-/** Time of the newest header: a unit older than it is compiled again, whichever headers it includes. */
-function newestHeaderMs(root: string): number {
-  const folders = ["native/include", "native/src", "native/src/kernels"].map((folder) => join(root, folder));
-  return Math.max(...folders.flatMap((folder) => sourcesIn(folder, ".h")).map(modifiedMs));
+/** The file, beside its object, in which the compiler names all that it read for it: a Makefile's rule. */
+const dependenciesOf = (object: string): string => object.replace(/\.o$/, ".d");
+
+/** Prerequisites of the one rule in `text`; spaces, `#` and `$` in paths are escaped there, long lines continued. */
+function parsePrerequisites(text: string): string[] {
+  const [, prerequisites = ""] = text.replaceAll("\\\n", " ").split(/:\s(.*)/s);
+  const paths = prerequisites.match(/(?:\\.|[^\s\\])+/g) ?? [];
+  return paths.map((path) => path.replace(/\\([\s#])/g, "$1").replaceAll("$$", "$"));
+}
+
+/** Whether `object` is newer than its source and every header that it was compiled from, all of which still exist. */
+function isNewest({ source, object }: Unit): boolean {
+  const rule = dependenciesOf(object);
+  if (!existsSync(object) || !existsSync(rule)) return false;
+  const objectMs = modifiedMs(object);
+  const prerequisites = [source, ...parsePrerequisites(readFileSync(rule, "utf8"))];
+  return prerequisites.every((path) => existsSync(path) && modifiedMs(path) < objectMs);
 }
 
 function runCompiler(command: readonly string[], args: readonly string[]): Promise<{ ok: boolean; output: string }> {
@@ -139,11 +152,16 @@ async function compileAll(
   const work = async (): Promise<void> => {
     for (let unit = units[next++]; unit !== undefined && failure === null; unit = units[next++]) {
       const startedMs = performance.now();
-      // Written beside the object and renamed, so that an interrupted build leaves no half object behind.
+      // Written beside the object and renamed, so that an interrupted build leaves no half object behind. The rule goes
+      // first: an object is never newer than a rule that is not its own.
       const partial = `${unit.object}.partial`;
-      const { ok, output } = await runCompiler(compiler, [...unit.flags, "-c", unit.source, "-o", partial]);
-      if (!ok) failure ??= output;
-      else renameSync(partial, unit.object);
+      const rule = dependenciesOf(unit.object);
+      const outputs = ["-MMD", "-MF", `${rule}.partial`, "-o", partial];
+      const { ok, output } = await runCompiler(compiler, [...unit.flags, "-c", unit.source, ...outputs]);
+      if (ok) {
+        renameSync(`${rule}.partial`, rule);
+        renameSync(partial, unit.object);
+      } else failure ??= output;
       onUnit(`${basename(unit.object)} ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
     }
   };
@@ -205,10 +223,7 @@ async function compileAndLink(
     .update(JSON.stringify([compiler, LINK_FLAGS, units]))
     .digest("hex");
   const sameFlags = existsSync(stampPath) && readFileSync(stampPath, "utf8") === stamp;
-  const headersMs = newestHeaderMs(root);
-  const isCurrent = ({ source, object }: Unit): boolean =>
-    sameFlags && modifiedMs(object) > Math.max(modifiedMs(source), headersMs);
-  const stale = units.filter((unit) => !isCurrent(unit));
+  const stale = units.filter((unit) => !(sameFlags && isNewest(unit)));
   const newestObjectMs = Math.max(...units.map((unit) => modifiedMs(unit.object)));
   if (stale.length === 0 && modifiedMs(target) > newestObjectMs) return { kind: "current", path: target };
   if (!sameFlags) writeFileSync(stampPath, "");
