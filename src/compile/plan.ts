@@ -9,7 +9,8 @@ import type { Allocation, Kernel, Program } from "./program.ts";
 import { COPY } from "./simplify.ts";
 
 /** What lives outside of the arena: from step to step, or as long as a caller holds it. */
-export const RESIDENT_CATEGORIES = ["parameters", "masters", "optimizerState", "buffers", "inputs", "outputs"] as const;
+// biome-ignore format: a list is read as one
+export const RESIDENT_CATEGORIES = ["parameters", "masters", "optimizerState", "gradientSums", "buffers", "inputs", "outputs"] as const;
 export type ResidentCategory = (typeof RESIDENT_CATEGORIES)[number];
 
 /** What shares the arena while a step runs. */

@@ -1,4 +1,5 @@
 /** Optimizers, schedules, clipping, loss scaling: re-exports only. */
+export { GradientAccumulator, type GradientAccumulatorOptions } from "./accumulate.ts";
 export { Adam, type AdamOptions, AdamW, type AdamWOptions } from "./adam.ts";
 export { clipByGlobalNorm, globalNorm } from "./clip.ts";
 export { allFinite } from "./finite.ts";

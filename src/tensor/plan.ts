@@ -15,6 +15,7 @@ const CATEGORY_OF_ROLE: Readonly<Record<VariableRole, ResidentCategory>> = {
   parameter: "parameters",
   master: "masters",
   optimizerState: "optimizerState",
+  gradientSum: "gradientSums",
   buffer: "buffers",
 };
 
@@ -31,6 +32,7 @@ const LABELS = {
   parameters: "parameters",
   masters: "float32 masters",
   optimizerState: "optimizer state",
+  gradientSums: "gradient sums",
   buffers: "buffers",
   inputs: "inputs",
   outputs: "outputs",
@@ -93,7 +95,8 @@ export function listCategories({ resident, arena }: MemoryPlan): string {
 /** What makes a step smaller, the most promising first. */
 export function remedyOf({ resident, arena: { peak } }: MemoryPlan): string {
   const { activations, workspace } = peak.alive;
-  const weights = resident.parameters + resident.masters + resident.optimizerState + peak.alive.gradients;
+  const weights =
+    resident.parameters + resident.masters + resident.optimizerState + resident.gradientSums + peak.alive.gradients;
   const smaller = [
     "use a smaller batch or context",
     "recompute blocks (checkpoint, or compile's memoryBudget)",

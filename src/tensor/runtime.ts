@@ -26,7 +26,7 @@ export type LeafValue =
   | { readonly kind: "host"; readonly bytes: Uint8Array; readonly latest: () => Uint8Array };
 
 /** What a memory plan counts a variable as. */
-export type VariableRole = "parameter" | "master" | "optimizerState" | "buffer";
+export type VariableRole = "parameter" | "master" | "optimizerState" | "gradientSum" | "buffer";
 
 const values = new WeakMap<Node, LeafValue>();
 /** Nodes that were computed already, and the leaf that holds the result. */

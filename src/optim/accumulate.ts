@@ -1,0 +1,147 @@
+/** Gradients of several calls, summed in float32 variables: a large batch in pieces. */
+import { BinadeError } from "../errors.ts";
+import { requireKnownKeys } from "../precision/options.ts";
+import { full } from "../tensor/create.ts";
+import {
+  type Grads,
+  markGrads,
+  type Origin,
+  originOf,
+  type Parameters,
+  parametersOf,
+  type ScaledLoss,
+} from "../tensor/gradients.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { Variable } from "../tensor/variable.ts";
+
+export interface GradientAccumulatorOptions {
+  /** What `take` gives: the mean over the calls of `add` (default), or their sum. */
+  readonly reduction?: "mean" | "sum";
+  /** The scaler whose scaled gradients are added; without it, gradients of plain losses are. */
+  readonly scaler?: ScaledLoss["scaler"];
+}
+
+const REDUCTIONS = ["mean", "sum"] as const;
+
+/**
+ * Sums of gradients over several calls: one program adds the gradients of a micro-batch, another takes them and steps. The sums
+ * are float32 variables whatever the gradients' dtype: in float16 a sum of ones stops at 2048, in bfloat16 at 256. `add` never
+ * skips, so one gradient that is not finite stays visible in the sum, and the step over it is skipped whole. With a scaler, the
+ * loss scale must not change between the first `add` and the step: call its `update` after the step, not in between.
+ *
+ * Of k micro-batches of one size, the mean of their mean losses' gradients is the gradient of the whole batch's mean loss. The
+ * variables take 4 bytes per parameter, and belong in a checkpoint that is written between `add` and `take`.
+ *
+ * @throws BinadeError `option.invalid` or `option.unknown` for a bad option, or no parameters.
+ * @example
+ * const sums = new optim.GradientAccumulator(model, { scaler });
+ * const add = compile((x: Tensor, y: Tensor) => {
+ *   const loss = autocast("float16", () => crossEntropy(model.forward(x), y));
+ *   sums.add(gradients(scaler.scale(loss), model));
+ *   return loss;
+ * });
+ * const apply = compile(() => {
+ *   const outcome = scaler.step(optimizer, clipByGlobalNorm(scaler.unscale(sums.take()), 1));
+ *   scaler.update();
+ *   return outcome;
+ * });
+ */
+export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
+  readonly #sums: ReadonlyMap<Variable, Variable>;
+  /** Calls of `add` since the last `take`. */
+  readonly #count: Variable;
+  readonly #reduction: (typeof REDUCTIONS)[number];
+  readonly #origin: Origin;
+
+  constructor(
+    parameters: Parameters,
+    options?: GradientAccumulatorOptions &
+      (S extends "scaled" ? { readonly scaler: object } : { readonly scaler?: never }),
+  );
+  constructor(parameters: Parameters, options: GradientAccumulatorOptions = {}) {
+    requireKnownKeys("GradientAccumulator", options, ["reduction", "scaler"]);
+    const { reduction = "mean", scaler } = options;
+    if (!REDUCTIONS.includes(reduction)) {
+      const got = JSON.stringify(reduction);
+      throw new BinadeError("option.invalid", `GradientAccumulator: reduction is ${got}, expected "mean" or "sum"`);
+    }
+    const variables = parametersOf(parameters);
+    const [first] = variables;
+    if (first === undefined) {
+      const sentence = "GradientAccumulator: expected at least one parameter, got none";
+      throw new BinadeError("option.invalid", `${sentence}; pass a module or a list of variables`);
+    }
+    this.#reduction = reduction;
+    this.#origin = scaler === undefined ? { kind: "plain", scaler: null } : { kind: "scaled", scaler };
+    this.#sums = new Map(variables.map((parameter) => [parameter, sumOf(parameter)]));
+    this.#count = new Variable("microSteps", [], "int32", undefined, first.device);
+    this.#count.role = "gradientSum";
+  }
+
+  /** Calls of `add` since the last `take`: an int32 scalar. */
+  get microSteps(): Variable {
+    return this.#count;
+  }
+
+  /**
+   * Adds gradients to the sums. Parameters without a gradient add nothing; gradients of other parameters are ignored.
+   *
+   * @throws BinadeError `scaler.order` for gradients that are not those of the scaler's losses, or, without a scaler, for
+   * scaled and unscaled ones; `gradient.missing` if none belongs to a parameter.
+   */
+  add(grads: Grads<S>): void {
+    this.#requireOrigin(grads);
+    const entries = [...grads].flatMap(([parameter, gradient]) => {
+      const sum = this.#sums.get(parameter);
+      return sum === undefined ? [] : [[sum, gradient] as const];
+    });
+    if (entries.length === 0) {
+      const sentence = "GradientAccumulator: no gradient belongs to any of its parameters";
+      throw new BinadeError("gradient.missing", `${sentence}; pass gradients(loss, model) of the same model`);
+    }
+    for (const [sum, gradient] of entries) sum.assign(sum.read().add(gradient.cast("float32")));
+    this.#count.assign(this.#count.read().add(1));
+  }
+
+  #requireOrigin(grads: Grads<S>): void {
+    const { kind, scaler } = this.#origin;
+    const origin = originOf(grads);
+    if (kind === "plain" && (origin === undefined || origin.kind === "plain")) return;
+    if (kind === "scaled" && origin?.kind === "scaled" && origin.scaler === scaler) return;
+    const expected =
+      kind === "plain"
+        ? "those of a plain loss, since it has no scaler; construct it with { scaler }"
+        : "scaled ones of its own scaler; add gradients(scaler.scale(loss), model), and unscale what take returns";
+    throw new BinadeError("scaler.order", `GradientAccumulator: the gradients are not ${expected}`);
+  }
+
+  /**
+   * The gradients of the whole batch, in float32, scaled if those that were added were; the sums begin anew at 0, whether or not
+   * the step that follows is skipped. Nothing was added: zeros.
+   */
+  take(): Grads<S> {
+    const count = this.#count.read().cast("float32").maximum(1);
+    const taken = [...this.#sums].map(([parameter, sum]) => {
+      const gradient: Tensor = this.#reduction === "mean" ? sum.read().div(count) : sum.read();
+      return [parameter, gradient] as const;
+    });
+    for (const sum of this.#sums.values()) sum.assign(full(sum.shape, 0));
+    this.#count.assign(full([], 0, "int32"));
+    return markGrads<S>(taken, this.#origin);
+  }
+
+  /** State for checkpoints by name: "microSteps", and "<parameter>.sum" for every parameter. */
+  namedState(): ReadonlyMap<string, Variable> {
+    return new Map([this.#count, ...this.#sums.values()].map((variable) => [variable.name, variable]));
+  }
+}
+
+function sumOf({ name, dtype, shape, device }: Variable): Variable {
+  if (dtype !== "float32" && dtype !== "bfloat16" && dtype !== "float16") {
+    const sentence = `GradientAccumulator: parameter ${name} is ${dtype}, expected float32, bfloat16 or float16`;
+    throw new BinadeError("dtype.unsupported", `${sentence}; leave it out`);
+  }
+  const sum = new Variable(`${name}.sum`, shape, "float32", undefined, device);
+  sum.role = "gradientSum";
+  return sum;
+}

@@ -1,0 +1,220 @@
+/** Gradients summed in float32 over several calls: as one large batch, where sums of 16 bits stop growing. */
+
+import { beforeAll, describe, expect, it } from "vitest";
+import {
+  autocast,
+  BinadeError,
+  compile,
+  concatenate,
+  type DType,
+  GradScaler,
+  type Grads,
+  gradients,
+  gradientsFrom,
+  mapGradients,
+  nn,
+  optim,
+  readOutcome,
+  type Tensor,
+  tensor,
+  useDevice,
+  Variable,
+} from "../../src/index.ts";
+import { DEVICES } from "../support/devices.ts";
+
+const wave = (length: number, shift: number): Float32Array =>
+  Float32Array.from({ length }, (_, i) => Math.sin(12.9898 * i + shift));
+
+const MICRO_STEPS = 4;
+const ROWS = 3;
+
+/** Rows `first` to `first` + `count` − 1 of a batch of inputs of width 5. */
+const rows = (first: number, count: number): Tensor =>
+  tensor(wave(MICRO_STEPS * ROWS * 5, 1).subarray(first * 5, (first + count) * 5), { shape: [count, 5] });
+
+function makeRun(dtype: "float16" | false) {
+  const model = new nn.Sequential(new nn.Linear(5, 7, { seed: 1 }), new nn.GELU(), new nn.Linear(7, 2, { seed: 2 }));
+  const optimizer = new optim.AdamW(model, { lr: 0.05 });
+  const scaler = new GradScaler({ initialScale: 1024, growthInterval: 1 });
+  const scaled = (x: Tensor): Grads<"scaled"> => {
+    const loss = autocast(dtype, () => model.forward(x).cast("float32").square().mean());
+    return gradients(scaler.scale(loss), model);
+  };
+  const finish = (grads: Grads<"scaled">) => {
+    const outcome = scaler.step(optimizer, scaler.unscale(grads));
+    scaler.update();
+    return outcome;
+  };
+  const parameters = async (): Promise<number[]> =>
+    (await Promise.all(model.parameters().map((p) => p.read().data()))).flatMap((values) => [...values]);
+  return { model, optimizer, scaler, scaled, finish, parameters };
+}
+
+describe.each(DEVICES)("gradient accumulation on %s", (device) => {
+  beforeAll(() => {
+    useDevice(device);
+  });
+
+  it.each([false, "float16"] as const)("micro-steps make the step of the whole batch (%s)", async (dtype) => {
+    const whole = makeRun(dtype);
+    const large = compile((x: Tensor) => whole.finish(whole.scaled(x)));
+    const parts = makeRun(dtype);
+    const sums = new optim.GradientAccumulator<"scaled">(parts.model, { scaler: parts.scaler });
+    const add = compile((x: Tensor) => sums.add(parts.scaled(x)));
+    const apply = compile(() => parts.finish(sums.take()));
+    for (let step = 0; step < 3; step++) {
+      await large(rows(0, MICRO_STEPS * ROWS));
+      for (let i = 0; i < MICRO_STEPS; i++) await add(rows(i * ROWS, ROWS));
+      expect(await sums.microSteps.read().item()).toBe(MICRO_STEPS);
+      expect((await readOutcome(await apply())).applied).toBe(true);
+      expect(await sums.microSteps.read().item()).toBe(0);
+      const [want, got] = [await whole.parameters(), await parts.parameters()];
+      // Products in float16 round each micro-batch's cotangents apart; AdamW's first steps turn relative errors of a gradient
+      // into absolute ones of lr.
+      const tolerance = dtype === false ? 1e-5 : 5e-3;
+      got.forEach((value, i) => {
+        expect(Math.abs(value - (want[i] ?? Number.NaN))).toBeLessThan(tolerance);
+      });
+    }
+    expect(await parts.scaler.lossScale.item()).toBe(1024 * 2 ** 3);
+  });
+
+  it.each(["float16", "bfloat16"] as const)("keeps what sums of %s lose", async (dtype) => {
+    const limit = dtype === "float16" ? 2048 : 256;
+    const w = new Variable("w", [2], dtype);
+    const narrow = new Variable("narrow", [2], dtype);
+    const sums = new optim.GradientAccumulator([w], { reduction: "sum" });
+    const add = compile((g: Tensor) => {
+      sums.add(gradientsFrom([[w, g]]));
+      narrow.assign(narrow.read().add(g));
+    });
+    const one = tensor([1, -1], { dtype });
+    for (let i = 0; i < limit + 50; i++) await add(one);
+    expect([...(await narrow.read().data())]).toEqual([limit, -limit]);
+    const [gradient] = [...sums.take().values()];
+    expect(gradient?.dtype).toBe("float32");
+    expect([...((await gradient?.data()) ?? [])]).toEqual([limit + 50, -limit - 50]);
+  });
+
+  it("a skipped step leaves parameters and state byte by byte, and the next sums begin at 0", async () => {
+    const run = makeRun(false);
+    const sums = new optim.GradientAccumulator<"scaled">(run.model, { scaler: run.scaler });
+    const add = compile((x: Tensor, poison: Tensor) =>
+      sums.add(mapGradients(run.scaled(x), (gradient) => gradient.add(poison))),
+    );
+    const apply = compile(() => run.finish(sums.take()));
+    const variables = [...run.model.parameters(), ...run.optimizer.namedState().values()];
+    const bytes = () => Promise.all(variables.map((variable) => variable.bytes()));
+    await add(rows(0, ROWS), tensor(0));
+    await apply();
+    const before = await bytes();
+    await add(rows(0, ROWS), tensor(Number.POSITIVE_INFINITY));
+    await add(rows(ROWS, ROWS), tensor(0));
+    expect((await readOutcome(await apply())).applied).toBe(false);
+    expect(await bytes()).toEqual(before);
+    for (const sum of sums.namedState().values())
+      expect(
+        (await sum.bytes()).every((byte) => byte === 0),
+        sum.name,
+      ).toBe(true);
+  });
+
+  it("goes on from saved sums in the middle of a batch", async () => {
+    const states: Uint8Array[][] = [];
+    for (const resumes of [false, true]) {
+      let run = makeRun(false);
+      const make = () => {
+        const sums = new optim.GradientAccumulator<"scaled">(run.model, { scaler: run.scaler });
+        return { sums, add: compile((x: Tensor) => sums.add(run.scaled(x))) };
+      };
+      let { sums, add } = make();
+      for (let i = 0; i < MICRO_STEPS; i++) {
+        await add(rows(i * ROWS, ROWS));
+        if (!resumes || i !== 1) continue;
+        const saved = new Map<string, Uint8Array>();
+        for (const [name, variable] of sums.namedState()) saved.set(name, await variable.bytes());
+        run = makeRun(false);
+        ({ sums, add } = make());
+        for (const [name, variable] of sums.namedState()) await variable.load(saved.get(name) as Uint8Array);
+      }
+      await compile(() => run.finish(sums.take()))();
+      states.push(await Promise.all(run.model.parameters().map((p) => p.bytes())));
+    }
+    expect(states[1]).toEqual(states[0]);
+  });
+
+  it("parameters without a gradient add nothing; nothing added gives zeros", async () => {
+    const [a, b] = [new Variable("a", [1], "float32"), new Variable("b", [1], "float32")];
+    const sums = new optim.GradientAccumulator([a, b]);
+    sums.add(gradientsFrom([[a, tensor([3])]]));
+    sums.add(gradientsFrom([[a, tensor([5])]]));
+    const take = compile(() => concatenate([...sums.take().values()]));
+    expect([...(await (await take()).data())]).toEqual([4, 0]);
+    expect([...(await (await take()).data())]).toEqual([0, 0]);
+  });
+});
+
+describe("gradient accumulation", () => {
+  beforeAll(() => {
+    useDevice("reference");
+  });
+  const w = (dtype: DType = "float32"): Variable => new Variable("w", [1], dtype);
+
+  it("is counted apart by the memory plan, 4 bytes per parameter of any dtype", () => {
+    useDevice("null");
+    const p = new Variable("w", [64, 64], "bfloat16");
+    p.role = "parameter";
+    const sums = new optim.GradientAccumulator([p]);
+    const plan = compile((g: Tensor) => sums.add(gradientsFrom([[p, g]]))).plan(
+      new Variable("g", [64, 64], "bfloat16").read(),
+    );
+    expect(plan.resident.gradientSums).toBe(4 * 4096 + 4);
+    useDevice("reference");
+  });
+
+  const scaler = new GradScaler();
+  const misspelt: object = { reductoin: "sum" };
+  const bad: readonly (readonly [string, () => unknown, string])[] = [
+    ["no parameters", () => new optim.GradientAccumulator([]), "option.invalid"],
+    ["an integer parameter", () => new optim.GradientAccumulator([w("int32")]), "dtype.unsupported"],
+    ["a misspelt key", () => new optim.GradientAccumulator([w()], misspelt), "option.unknown"],
+    ["another reduction", () => new optim.GradientAccumulator([w()], { reduction: "max" as "sum" }), "option.invalid"],
+    [
+      "foreign gradients only",
+      () => new optim.GradientAccumulator([w()]).add(gradientsFrom([[w(), tensor([1])]])),
+      "gradient.missing",
+    ],
+    [
+      "plain gradients where scaled ones are due",
+      () => {
+        const p = w();
+        const plain = gradientsFrom([[p, tensor([1])]]) as unknown as Grads<"scaled">;
+        new optim.GradientAccumulator<"scaled">([p], { scaler }).add(plain);
+      },
+      "scaler.order",
+    ],
+    [
+      "scaled gradients without a scaler",
+      () => {
+        const p = w();
+        const scaled = scaler.scaledGradients([[p, tensor([1])]]) as unknown as Grads<"true">;
+        new optim.GradientAccumulator([p]).add(scaled);
+      },
+      "scaler.order",
+    ],
+    [
+      "gradients of another scaler",
+      () => {
+        const p = w();
+        new optim.GradientAccumulator<"scaled">([p], { scaler }).add(
+          new GradScaler().scaledGradients([[p, tensor([1])]]),
+        );
+      },
+      "scaler.order",
+    ],
+  ];
+  it.each(bad)("%s is refused", (_, make, code) => {
+    expect(make).toThrow(BinadeError);
+    expect(make).toThrow(expect.objectContaining({ code }));
+  });
+});
