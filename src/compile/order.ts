@@ -15,7 +15,7 @@ export interface Ordering {
   readonly before: Edges;
   /** The stored nodes and leaves that each group reads. */
   readonly reads: ReadonlyMap<Group, ReadonlySet<Node>>;
-  /** Groups that overwrite variables: they run last. */
+  /** Groups that overwrite variables: those that only do that run last. */
   readonly writers: ReadonlySet<Group>;
   /** Nodes whose memory is needed to the end. */
   readonly kept: ReadonlySet<Node>;
@@ -23,7 +23,8 @@ export interface Ordering {
 
 /**
  * Kahn's algorithm. Of the kernels that could run, one that gives back more memory than it takes goes first, then the most
- * urgent; writers of variables go last. `stuck`: a writer on a cycle.
+ * urgent; pointwise writers of variables go last. A product or sum that updates a variable in its epilogue has its turn like any
+ * other: what it reads would stay alive. `stuck`: a writer on a cycle.
  *
  * A kernel is as urgent as its core is old, and never less than what reads it: an epilogue that was written later (the
  * unscaling of a gradient) does not hold its product back while the activations that it reads stay alive, and what such an
@@ -32,13 +33,14 @@ export interface Ordering {
  */
 export function order(given: Ordering): { order: readonly Group[]; stuck: Group | null } {
   const { groups, before, writers } = given;
+  const last = new Set([...writers].filter((g) => g.cores.length === 0));
   const waiting = new Map<Group, number>(groups.map((g) => [g, before.get(g)?.size ?? 0]));
   const after = new Map<Group, Group[]>();
   for (const [group, producers] of before)
     for (const producer of producers) after.set(producer, [...(after.get(producer) ?? []), group]);
-  const rank = urgency(given);
+  const rank = urgency(given, last);
   const memory = new Balance(given);
-  const priority = (g: Group): number => Math.min(writers.has(g) ? 0 : memory.growth(g), 0) || (rank.get(g) ?? 0);
+  const priority = (g: Group): number => Math.min(last.has(g) ? 0 : memory.growth(g), 0) || (rank.get(g) ?? 0);
   const ready = groups.filter((g) => waiting.get(g) === 0);
   const result: Group[] = [];
   while (ready.length > 0) {
@@ -100,9 +102,9 @@ class Balance {
 const FEW = 16;
 
 /** Ranks, lowest first. Groups on a cycle, which `order` reports, are left with whatever rank they have. */
-function urgency({ groups, before, writers }: Ordering): ReadonlyMap<Group, number> {
+function urgency({ groups, before, writers }: Ordering, last: ReadonlySet<Group>): ReadonlyMap<Group, number> {
   const newest = (nodes: readonly Node[]): number => Math.max(...nodes.map((n) => n.id));
-  const own = (g: Group): number => newest(g.cores.length > 0 ? g.cores : membersOf(g)) + (writers.has(g) ? 1e12 : 0);
+  const own = (g: Group): number => newest(g.cores.length > 0 ? g.cores : membersOf(g)) + (last.has(g) ? 1e12 : 0);
   const rank = new Map<Group, number>();
   const byAge = [...groups].sort((a, b) => newest(membersOf(a)) - newest(membersOf(b)));
   for (const group of byAge) {

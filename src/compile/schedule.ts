@@ -4,7 +4,7 @@ import { sameShape } from "../ops/shape.ts";
 import { type Group, isInput, type Partition } from "./fuse.ts";
 import { awaitedBy, memoryOf, sourceOf, storedBehind } from "./inline.ts";
 import { type Edges, membersOf, order } from "./order.ts";
-import type { Request } from "./program.ts";
+import type { KernelKind, Request } from "./program.ts";
 
 export interface Schedule {
   /** Kernels in order; those from `commitFrom` on overwrite variables. */
@@ -70,23 +70,31 @@ export function schedule({ groups, inline }: Partition, request: Request): Sched
       [...inPlace.values()].map((value) => owner.get(value)).filter((g): g is Group => g !== undefined),
     );
     const ordered = order({ groups, before: edges, reads, writers, kept });
-    const demoted = ordered.stuck ?? lateFault(ordered.order, writers);
-    if (demoted === null) return { order: ordered.order, commitFrom: firstOf(ordered.order, writers), inPlace, copies };
-    demote(demoted, inPlace, copies, owner);
+    const demoted = ordered.stuck === null ? beforeFaults(ordered.order, writers) : [ordered.stuck];
+    if (demoted.length === 0)
+      return { order: ordered.order, commitFrom: firstOf(ordered.order, writers), inPlace, copies };
+    for (const group of demoted) demote(group, inPlace, copies, owner);
   }
 }
 
-/** The kernel may store the new value where the old one stands: it reads the old value, if at all, element for element. */
+/** Kernels whose epilogue loads all that it reads of a block before it stores a result of it, when cores and prologue are done there. */
+const STORES_IN_PLACE: ReadonlySet<KernelKind> = new Set(["pointwise", "contraction", "reduce"]);
+
+/**
+ * The kernel may store the new value where the old one stands: it reads the old value, if at all, element for element, and not
+ * as what a product or sum reads, which is read again after other elements are written.
+ */
 function overwritable(group: Group | undefined, variable: Node, value: Node, inline: ReadonlySet<Node>): boolean {
-  if (group?.kind !== "pointwise" || value.dtype !== variable.dtype || !sameShape(value.shape, variable.shape))
-    return false;
-  const elementwise = (node: Node): boolean =>
+  if (group === undefined || !STORES_IN_PLACE.has(group.kind)) return false;
+  if (value.dtype !== variable.dtype || !sameShape(value.shape, variable.shape)) return false;
+  const spares = (node: Node, isElementwise: boolean): boolean =>
     node.inputs.every((input) => {
       const { base, linear } = sourceOf(input);
-      if (inline.has(base)) return elementwise(base);
-      return memoryOf(base) !== variable || linear;
+      if (inline.has(base)) return spares(base, isElementwise && linear);
+      return memoryOf(base) !== variable || (isElementwise && linear);
     });
-  return membersOf(group).every(elementwise);
+  const feedsCore = [...group.cores, ...group.prologue];
+  return [...group.epilogue].every((n) => spares(n, true)) && feedsCore.every((n) => spares(n, false));
 }
 
 /** Producers before readers; readers of a variable's old value before its writer. */
@@ -117,11 +125,9 @@ function dependencies(
 const raisesFaults = (group: Group): boolean =>
   group.kind === "index" || group.cores.some((n) => n.op.kind === "composite" && n.op.native?.raisesFaults === true);
 
-/** A writer that would run before a kernel which may still raise a fault; null if none does. */
-function lateFault(order_: readonly Group[], writers: ReadonlySet<Group>): Group | null {
-  const first = order_.findIndex((g) => writers.has(g));
-  const fault = order_.findLastIndex(raisesFaults);
-  return first >= 0 && fault > first ? (order_[first] ?? null) : null;
+/** Writers that would run before a kernel which may still raise a fault. */
+function beforeFaults(order_: readonly Group[], writers: ReadonlySet<Group>): readonly Group[] {
+  return order_.slice(0, Math.max(order_.findLastIndex(raisesFaults), 0)).filter((g) => writers.has(g));
 }
 
 function demote(

@@ -55,6 +55,30 @@ describe("assignments", () => {
   });
 
   it.each([
+    ["a product", (x: Node, g: Node) => b.matmul(b.transpose(x), g)],
+    ["a sum", (x: Node, g: Node) => b.sum(b.mul(b.reshape(x, [3, 1, 3]), b.reshape(g, [1, 3, 3])), [2])],
+  ])("are made in place by %s in whose epilogue the old value is read element for element", async (_, gradient) => {
+    const [x, g] = [leaf([3, 3]), leaf([3, 3])];
+    const value = b.sub(u, b.mul(gradient(x, g), 0.1));
+    const program = await check([b.mul(x, u)], new Map([[u, value]]), [u, x, g]);
+    expect(program.arenaByteLength).toBe(0);
+    expect(program.kernels.at(-1)?.writes.map((w) => writesTo(program, w.operand.buffer.storage))).toEqual([u]);
+  });
+
+  it("by a product do not keep what it reads alive until the end", async () => {
+    const [x, g] = [leaf([64, 64]), leaf([64, 64])];
+    const weights = Array.from({ length: 6 }, () => leaf([64, 64]));
+    let cotangent = g;
+    const updates = weights.map((w) => {
+      const gradient = b.matmul(b.transpose(x), cotangent);
+      cotangent = b.exp(b.matmul(cotangent, w));
+      return [w, b.sub(w, b.mul(gradient, 0.1))] as const;
+    });
+    const program = compileProgram({ outputs: [], assignments: new Map(updates) }, new NullBackend().capabilities);
+    expect(program.arenaByteLength).toBeLessThanOrEqual(3 * 4 * 64 * 64);
+  });
+
+  it.each([
     ["transposed", () => b.neg(b.transpose(u))],
     ["through a shared expression of its transpose", () => b.add(b.neg(b.transpose(u)), u)],
     [
@@ -62,9 +86,15 @@ describe("assignments", () => {
       () => b.concatenate([b.slice(u, [1, 0], [2, 3]), b.slice(u, [0, 0], [1, 3])], 0),
     ],
     ["by a product", () => b.matmul(u, u)],
+    ["by a product and in its epilogue", () => b.sub(u, b.matmul(b.exp(v), u))],
+    ["transposed, in the epilogue of a product", () => b.sub(b.transpose(u), b.matmul(v, v))],
+    [
+      "by a sum and in its epilogue",
+      () => b.sub(u, b.sum(b.mul(b.reshape(u, [3, 1, 3]), b.reshape(v, [1, 3, 3])), [2])),
+    ],
     ["summed", () => b.add(u, b.broadcastTo(b.sum(u, [0, 1]), [3, 3]))],
   ])("are copied at the end where the old value is read otherwise: %s", async (_, value) => {
-    const program = await check([], new Map([[u, value()]]), [u]);
+    const program = await check([], new Map([[u, value()]]), [u, v]);
     for (const kernel of program.kernels) {
       const written = kernel.writes.map((w) => writesTo(program, w.operand.buffer.storage));
       if (!written.includes(u)) continue;
