@@ -15,7 +15,7 @@ export {
   readOutcome,
   type StepOutcome,
 } from "./optim/index.ts";
-export { autocast, autocastDType } from "./precision/autocast.ts";
+export { type AutocastOptions, autocast, autocastDType } from "./precision/autocast.ts";
 export {
   initialLossScale,
   isAtFloor,
@@ -26,6 +26,7 @@ export {
   nextLossScale,
 } from "./precision/lossScale.ts";
 export { formatPolicy, type Policy, parsePolicy } from "./precision/policy.ts";
+export type { AutocastClass, AutocastRule } from "./precision/rules.ts";
 export { type CheckpointOptions, checkpoint } from "./tensor/checkpoint.ts";
 export { type Compiled, type CompileOptions, compile, debug } from "./tensor/compile.ts";
 export {
@@ -38,11 +39,14 @@ export {
   type TransposedConvolutionOptions,
 } from "./tensor/convolution.ts";
 export { arange, fromBytes, full, ones, type TensorOptions, tensor, zeros } from "./tensor/create.ts";
+export { type BackwardArguments, defineOp, type OpDefinition } from "./tensor/custom.ts";
 export { Device } from "./tensor/device.ts";
 export { defaultDevice, onNotice, useDevice } from "./tensor/devices.ts";
-export { describeCast, type ExplainedCast, explain } from "./tensor/explain.ts";
+export { type DryRun, dryRun, type EstimatedError, formatDryRun } from "./tensor/dry-run.ts";
+export { describeCast, type ExplainedCast, explain, explainDType } from "./tensor/explain.ts";
 export {
   type AttentionOptions,
+  binaryCrossEntropy,
   binaryCrossEntropyWithLogits,
   type CrossEntropyOptions,
   concatenate,
@@ -83,5 +87,7 @@ export {
   upsample,
 } from "./tensor/pooling.ts";
 export { RandomStream } from "./tensor/random.ts";
+export { type CellParameters, gruCell, type LstmState, lstmCell } from "./tensor/recurrent.ts";
 export { Tensor } from "./tensor/tensor.ts";
+export { castTree, selectTree } from "./tensor/tree.ts";
 export { HostNumber, Variable } from "./tensor/variable.ts";

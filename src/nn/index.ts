@@ -45,7 +45,7 @@ export {
   SiLU,
   Tanh,
 } from "./layers.ts";
-export { Module } from "./module.ts";
+export { Module, type PolicyOptions } from "./module.ts";
 export {
   AdaptiveAvgPool1d,
   AdaptiveAvgPool2d,
@@ -60,6 +60,7 @@ export {
   type PoolLayerOptions,
   Upsample,
 } from "./pooling.ts";
+export { type CellOptions, GRUCell, LSTMCell } from "./recurrent.ts";
 export {
   ResidualBlock,
   type ResidualBlockOptions,

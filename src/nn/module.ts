@@ -1,15 +1,28 @@
 /** Module: an object that holds parameters, found by walking its fields. */
+import { BinadeError } from "../errors.ts";
+import { type FloatDType, isFloat } from "../formats/index.ts";
+import { requireKnownKeys } from "../precision/options.ts";
+import type { Policy } from "../precision/policy.ts";
+import { type AutocastRule, exactModulePattern } from "../precision/rules.ts";
 import { RandomStream } from "../tensor/random.ts";
 import { guarded } from "../tensor/trace.ts";
 import { Variable } from "../tensor/variable.ts";
+import { type ModulePolicy, modulePolicy, scopeForward } from "./scope.ts";
 
 /** Variables that are state and not trained. */
 const bufferVariables = new WeakSet<Variable>();
 
 interface Found {
+  readonly owner: object;
+  readonly key: string;
   readonly path: string;
   readonly variable: Variable;
   readonly isBuffer: boolean;
+}
+
+export interface PolicyOptions {
+  /** Overrides of ops' autocast classes inside the module; paths in them start at the outermost module that runs. */
+  readonly rules?: readonly AutocastRule[];
 }
 
 /**
@@ -28,6 +41,15 @@ interface Found {
  */
 export abstract class Module {
   #training = true;
+  #policy: ModulePolicy | null = null;
+
+  constructor() {
+    scopeForward(
+      this,
+      () => guarded(() => this.#policy),
+      (outermost) => (outermost instanceof Module ? (pathsOf(outermost).get(this) ?? null) : null),
+    );
+  }
 
   /** Whether the module trains (default) or is evaluated; a compiled function is recorded anew when this has changed. */
   get training(): boolean {
@@ -45,7 +67,7 @@ export abstract class Module {
   }
 
   #setTraining(training: boolean): this {
-    for (const module of modulesOf(this)) module.#training = training;
+    for (const module of pathsOf(this).keys()) module.#training = training;
     return this;
   }
 
@@ -76,6 +98,79 @@ export abstract class Module {
     return [...this.namedBuffers().values()];
   }
 
+  /** This module under the path "", and those inside by dotted path, in order of fields. */
+  namedModules(): ReadonlyMap<string, Module> {
+    return new Map([...pathsOf(this)].map(([module, path]) => [path, module]));
+  }
+
+  /**
+   * Has `forward` compute under a policy of its own, whatever region it is called in: floating tensors that go in are cast to
+   * the compute dtype, ops see it as in `autocast` (float32: as outside of every region), and what comes out is cast to the
+   * output dtype. Integers, booleans and float64 are not touched. Modules inside keep policies of their own.
+   *
+   * @param policy as `parsePolicy` reads it ("p=f32,c=bf16,o=f32", "mixed_bfloat16"), or null for none
+   * @throws BinadeError `option.invalid` or `option.unknown` for a bad policy or rule; `dtype.mismatch` if the parameters are
+   * not in the policy's dtype.
+   * @example
+   * const model = new nn.GPT({ vocabulary: 256, context: 64, layers: 2, heads: 2, width: 64 });
+   * model.head.withPolicy("fp32"); // logits in float32, whatever the rest computes in
+   */
+  withPolicy(policy: string | Policy | null, options: PolicyOptions = {}): this {
+    requireKnownKeys("withPolicy", options, ["rules"]);
+    this.#policy = policy === null ? null : modulePolicy(policy, options.rules ?? [], this.namedParameters());
+    return this;
+  }
+
+  /** The policy given to `withPolicy`; a compiled function is recorded anew when it has changed. */
+  get policy(): Policy | null {
+    return guarded(() => this.#policy)?.policy ?? null;
+  }
+
+  /**
+   * `withPolicy` for modules by path: `*` stands for one part of a path, `**` for any number of parts. Later entries win.
+   *
+   * @throws BinadeError `option.invalid` for a path at which there is no module, before any policy is set; otherwise as
+   * `withPolicy`.
+   * @example
+   * model.withPolicies({ "blocks.*.feedForward": "mixed_float16", head: "fp32" });
+   */
+  withPolicies(byPath: Readonly<Record<string, string | Policy | null>>): this {
+    const modules = this.namedModules();
+    const chosen = Object.entries(byPath).flatMap(([pattern, policy]) => {
+      const path = exactModulePattern(pattern);
+      const found = [...modules].filter(([name]) => path.test(name)).map(([, module]) => ({ module, policy }));
+      if (found.length > 0) return found;
+      const known = [...modules.keys()].filter((name) => name !== "").join(", ");
+      throw new BinadeError(
+        "option.invalid",
+        `withPolicies: no module is at ${JSON.stringify(pattern)}; expected one of ${known}`,
+      );
+    });
+    for (const { module, policy } of chosen) {
+      if (policy !== null) modulePolicy(policy, [], module.namedParameters());
+    }
+    for (const { module, policy } of chosen) module.withPolicy(policy);
+    return this;
+  }
+
+  /**
+   * Replaces every floating parameter by one of another dtype with the same values, rounded. Do so before an optimizer is
+   * made: it would go on updating the old ones. Buffers keep their dtype: running statistics stay float32.
+   *
+   * @example
+   * const model = new nn.Linear(4, 2).to("bfloat16"); // 16-bit parameters; optimizers keep float32 masters of them
+   */
+  to(dtype: FloatDType): this {
+    const replacements = new Map<Variable, Variable>();
+    for (const { owner, key, variable, isBuffer } of variablesIn(this, "", new Set())) {
+      if (isBuffer || variable.dtype === dtype || !isFloat(variable.dtype)) continue;
+      const known = replacements.get(variable) ?? convert(variable, dtype);
+      replacements.set(variable, known);
+      Reflect.set(owner, key, known);
+    }
+    return this;
+  }
+
   /** Number of trained elements. */
   get parameterCount(): number {
     return this.parameters().reduce((count, { shape }) => count + shape.reduce((a, b) => a * b, 1), 0);
@@ -100,17 +195,33 @@ function* variablesIn(owner: object, prefix: string, visited: Set<object>): Gene
   visited.add(owner);
   for (const [key, value] of Object.entries(owner)) {
     const path = `${prefix}${key}`;
-    if (value instanceof Variable) yield { path, variable: value, isBuffer: bufferVariables.has(value) };
-    else if (value instanceof RandomStream) yield { path, variable: value.state, isBuffer: true };
+    if (value instanceof Variable) yield { owner, key, path, variable: value, isBuffer: bufferVariables.has(value) };
+    else if (value instanceof RandomStream) yield { owner, key, path, variable: value.state, isBuffer: true };
     else if (value instanceof Module || Array.isArray(value)) yield* variablesIn(value, `${path}.`, visited);
   }
 }
 
-function modulesOf(owner: object, visited = new Set<object>()): readonly Module[] {
-  if (visited.has(owner)) return [];
-  visited.add(owner);
-  const inside = Object.values(owner).flatMap((value: unknown) =>
-    value instanceof Module || Array.isArray(value) ? modulesOf(value, visited) : [],
-  );
-  return owner instanceof Module ? [owner, ...inside] : inside;
+/** Modules with their paths, the first of several, itself included. */
+function pathsOf(outermost: Module): ReadonlyMap<Module, string> {
+  const paths = new Map<Module, string>();
+  const visited = new Set<object>();
+  const visit = (owner: object, path: string): void => {
+    if (visited.has(owner)) return;
+    visited.add(owner);
+    if (owner instanceof Module) paths.set(owner, path);
+    for (const [key, value] of Object.entries(owner)) {
+      if (value instanceof Module || Array.isArray(value)) visit(value, path === "" ? key : `${path}.${key}`);
+    }
+  };
+  visit(outermost, "");
+  return paths;
+}
+
+/** A parameter of the same name and values in another dtype. */
+function convert(variable: Variable, dtype: FloatDType): Variable {
+  const { name, shape, device, role } = variable;
+  const converted = new Variable(name, shape, dtype, undefined, device);
+  converted.role = role;
+  converted.assign(variable.read().cast(dtype));
+  return converted;
 }

@@ -15,6 +15,7 @@ import {
 } from "./define.ts";
 import { dtypeOf } from "./movement.ts";
 import { POOLING } from "./pooling.ts";
+import { PROBABILITY } from "./probability.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
 import { WINDOWS } from "./windows.ts";
 
@@ -303,6 +304,7 @@ export const COMPOSITE = nameRows({
   normalizeBackward,
   crossEntropyRows,
   crossEntropyBackward,
+  ...PROBABILITY,
   ...CHANNEL_NORM,
   ...POOLING,
   ...ATTENTION,

@@ -1,19 +1,40 @@
-/** Autocast: which operands an op sees in which dtype, decided when a node is built, from the row's class alone. */
+/** Autocast: which operands an op sees in which dtype, decided when a node is built: by its row's class, or a rule of the user's. */
 import { BinadeError } from "../errors.ts";
 import { type DType, type HalfDType, isFloat, promote, shortName } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
-import type { Autocast, Op } from "../ops/define.ts";
+import type { Op } from "../ops/define.ts";
+import { requireKnownKeys } from "./options.ts";
+import {
+  type AutocastClass,
+  type AutocastRule,
+  type FunctionName,
+  type ReadyRule,
+  readyRules,
+  ruleFor,
+} from "./rules.ts";
 
-/** The setting of a region. */
+/** Where a node is built. */
 export interface AutocastRegion {
   /** The compute dtype of narrow ops; null: a full-precision island. */
   readonly dtype: HalfDType | null;
+  /** Overrides: those of inner regions come after those of outer ones. */
+  readonly rules: readonly ReadyRule[];
+  /** The function that is being built, of those that rules may name. */
+  readonly function: FunctionName | null;
+  /** Path of the innermost module that runs; null outside of modules. */
+  readonly path: () => string | null;
 }
 
-let current: AutocastRegion = { dtype: null };
+const OUTSIDE: AutocastRegion = { dtype: null, rules: [], function: null, path: () => null };
+let current = OUTSIDE;
 
 /** The compute dtype in force, or null outside every region. */
 export const autocastDType = (): HalfDType | null => current.dtype;
+
+export interface AutocastOptions {
+  /** Overrides of ops' classes inside the callback, regions within it included; of those that match, the last decides. */
+  readonly rules?: readonly AutocastRule[];
+}
 
 /**
  * Runs `body` with matrix products, convolutions and attention in `dtype`, and exponentials, norms, losses and sums in
@@ -21,18 +42,29 @@ export const autocastDType = (): HalfDType | null => current.dtype;
  *
  * @param dtype "float16", "bfloat16", or false to switch autocast off inside.
  * @returns what `body` returns.
- * @throws BinadeError `autocast.async` if `body` returns a promise; `option.invalid` for another dtype.
+ * @throws BinadeError `autocast.async` if `body` returns a promise; `option.invalid` or `option.unknown` for another dtype, or
+ * a rule that names no op.
  * @example
  * const loss = autocast("bfloat16", () => crossEntropy(model.forward(x), y));
+ * @example
+ * const rules = [{ op: "matmul", module: "head", autocast: "wide", reason: "its logits reach 1e5" }] as const;
+ * const logits = autocast("float16", () => model.forward(x), { rules });
  */
-export function autocast<T>(dtype: HalfDType | false, body: () => T): T {
+export function autocast<T>(dtype: HalfDType | false, body: () => T, options: AutocastOptions = {}): T {
   if (dtype !== false && dtype !== "float16" && dtype !== "bfloat16") {
     throw new BinadeError(
       "option.invalid",
       `autocast: dtype is ${JSON.stringify(dtype)}, expected "float16", "bfloat16" or false`,
     );
   }
-  const result = inRegion({ dtype: dtype === false ? null : dtype }, body);
+  requireKnownKeys("autocast", options, ["rules"]);
+  const rules = [...current.rules, ...readyRules(options.rules ?? [])];
+  return within({ ...current, dtype: dtype === false ? null : dtype, rules }, body);
+}
+
+/** Runs `body` in a region; it must not leave it waiting. */
+function within<T>(region: AutocastRegion, body: () => T): T {
+  const result = inRegion(region, body);
   if (result instanceof Promise) {
     throw new BinadeError(
       "autocast.async",
@@ -42,10 +74,9 @@ export function autocast<T>(dtype: HalfDType | false, body: () => T): T {
   return result;
 }
 
-/** Runs `body` under a recorded region: gradients run in the region `{ dtype: null }`. */
-export function inRegion<T>(region: AutocastRegion, body: () => T): T {
+function inRegion<T>(region: AutocastRegion, body: () => T): T {
   const before = current;
-  current = region;
+  current = isFullPrecision ? { ...region, dtype: null } : region;
   try {
     return body();
   } finally {
@@ -53,10 +84,79 @@ export function inRegion<T>(region: AutocastRegion, body: () => T): T {
   }
 }
 
-/** Why a cast was inserted: the op that asked, its class, and the rule's sentence. */
-export interface CastReason {
+/** Runs `body` outside of every region, rule, function and module: so are gradients and recordings made. */
+export const outsideRegions = <T>(body: () => T): T => inRegion(OUTSIDE, body);
+
+/** Runs `body` as a part of the function that users call by this name: an outer one keeps its name. */
+export const inFunction = <T>(name: FunctionName, body: () => T): T =>
+  inRegion({ ...current, function: current.function ?? name }, body);
+
+/** Runs `body` as the forward of a module; a policy has rules and a compute dtype of its own. */
+export function inModule<T>(
+  path: () => string | null,
+  policy: Pick<AutocastRegion, "dtype" | "rules"> | null,
+  body: () => T,
+): T {
+  const region = { ...current, function: null, path };
+  if (policy === null) return inRegion(region, body);
+  return within({ ...region, dtype: policy.dtype, rules: [...current.rules, ...policy.rules] }, body);
+}
+
+let isFullPrecision = false;
+
+/** Runs `body` as if no region and no policy in it were there: the float32 twin of a computation. */
+export function fullPrecision<T>(body: () => T): T {
+  const before = isFullPrecision;
+  isFullPrecision = true;
+  try {
+    return inRegion(current, body);
+  } finally {
+    isFullPrecision = before;
+  }
+}
+
+/** What autocast decided for one use of an op. */
+export interface AutocastDecision {
   readonly op: string;
-  readonly autocast: Exclude<Autocast, object>;
+  readonly function: string | null;
+  readonly module: string | null;
+  readonly autocast: AutocastClass;
+  /** The user's rule that decided. */
+  readonly rule: string | null;
+  /** The dtype of its floating operands then; null: it has none that autocast touches. */
+  readonly dtype: DType | null;
+}
+
+let observer: ((decision: AutocastDecision) => void) | null = null;
+
+/** Runs `body`; every decision inside a region on the way. */
+export function observingDecisions<T>(observe: (decision: AutocastDecision) => void, body: () => T): T {
+  const before = observer;
+  observer = observe;
+  try {
+    return body();
+  } finally {
+    observer = before;
+  }
+}
+
+function tell(op: string, autocast: AutocastClass, rule: string | null, operands: readonly Node[]): void {
+  if (observer === null || current.dtype === null) return;
+  const dtype = operands.find(isAutocastable)?.dtype ?? null;
+  observer({ op, function: current.function, module: current.path(), autocast, rule, dtype });
+}
+
+/** Why a cast was inserted: what asked for it, and by which rule. */
+export interface CastReason {
+  /** The row that asked, or "policy": a module's, for what goes in and comes out. */
+  readonly op: string;
+  /** The function that the row is a part of. */
+  readonly function: string | null;
+  /** Path of the module, "" for the outermost one; null outside of modules. */
+  readonly module: string | null;
+  readonly autocast: AutocastClass | "policy";
+  /** The user's rule that took the place of the row's class. */
+  readonly rule: string | null;
   readonly from: DType;
   readonly to: DType;
 }
@@ -66,26 +166,64 @@ const reasons = new WeakMap<Node, CastReason>();
 /** The first reason for which autocast made this cast; undefined for casts that were written by hand. */
 export const reasonOf = (cast: Node): CastReason | undefined => reasons.get(cast);
 
-const isWeak = (node: Node): boolean => node.op.kind === "source" && node.op.weak === true;
 /** Autocast touches floats of at most 32 bits: never float64, integers or booleans. */
-const eligible = (node: Node): boolean => isFloat(node.dtype) && node.dtype !== "float64" && !isWeak(node);
+export const isAutocastable = (node: Node): boolean => isFloat(node.dtype) && node.dtype !== "float64" && !isWeak(node);
+const isWeak = (node: Node): boolean => node.op.kind === "source" && node.op.weak === true;
+
+/** A cast that knows its reason. */
+function castFor(node: Node, to: DType, reason: Pick<CastReason, "op" | "autocast" | "rule">): Node {
+  if (node.dtype === to) return node;
+  const cast = build.cast(node, to);
+  if (!reasons.has(cast)) {
+    reasons.set(cast, { ...reason, function: current.function, module: current.path(), from: node.dtype, to });
+  }
+  return cast;
+}
+
+/** The value in a dtype that a module's policy asks for. */
+export const castByPolicy = (node: Node, to: DType): Node =>
+  isAutocastable(node) && !isFullPrecision ? castFor(node, to, { op: "policy", autocast: "policy", rule: null }) : node;
 
 /** The operands as `op` shall see them. Outside a region only the widest-operand rule acts. */
 export function castOperands(op: Pick<Op, "name" | "autocast" | "uncast">, inputs: readonly Node[]): readonly Node[] {
-  const { autocast: rule } = op;
-  const target = typeof rule === "object" ? refuse(op.name, rule.refuse) : targetOf(rule, inputs, op.name);
-  if (target === null || typeof rule === "object") return inputs;
+  const { autocast, rule } = classOf(op);
+  const target = targetOf(autocast, inputs, current.function ?? op.name);
+  const operands = target === null ? inputs : castTo(target, op, autocast, rule, inputs);
+  tell(op.name, autocast, rule, operands);
+  return operands;
+}
+
+function castTo(
+  target: DType,
+  op: Pick<Op, "name" | "uncast">,
+  autocast: AutocastClass,
+  rule: string | null,
+  inputs: readonly Node[],
+): readonly Node[] {
   return inputs.map((node, i) => {
     const touched =
-      rule === "widest" ? isFloat(node.dtype) && !isWeak(node) : eligible(node) && op.uncast?.includes(i) !== true;
-    if (!touched || node.dtype === target) return node;
-    const cast = build.cast(node, target);
-    if (!reasons.has(cast)) reasons.set(cast, { op: op.name, autocast: rule, from: node.dtype, to: target });
-    return cast;
+      autocast === "widest"
+        ? isFloat(node.dtype) && !isWeak(node)
+        : isAutocastable(node) && op.uncast?.includes(i) !== true;
+    return touched ? castFor(node, target, { op: op.name, autocast, rule }) : node;
   });
 }
 
-function targetOf(rule: Exclude<Autocast, object>, inputs: readonly Node[], name: string): DType | null {
+/** The class in force: the user's last rule that matches inside a region, else the row's. */
+function classOf({ name, autocast }: Pick<Op, "name" | "autocast">): { autocast: AutocastClass; rule: string | null } {
+  const { dtype, rules, path } = current;
+  const called = current.function === null ? [name] : [name, current.function];
+  const rule = dtype === null || rules.length === 0 ? null : ruleFor(rules, called, path);
+  if (rule !== null) return { autocast: rule.autocast, rule: rule.text };
+  if (typeof autocast !== "object") return { autocast, rule: null };
+  if (dtype === null) return { autocast: "as-is", rule: null };
+  throw new BinadeError(
+    "autocast.refused",
+    `${current.function ?? name}: refused under autocast ${shortName(dtype)}; ${autocast.refuse}`,
+  );
+}
+
+function targetOf(rule: AutocastClass, inputs: readonly Node[], name: string): DType | null {
   switch (rule) {
     case "narrow":
       return current.dtype;
@@ -108,10 +246,4 @@ function widest(inputs: readonly Node[], name: string): DType | null {
       cause: error,
     });
   }
-}
-
-function refuse(name: string, advice: string): null {
-  if (current.dtype !== null)
-    throw new BinadeError("autocast.refused", `${name}: refused under autocast ${shortName(current.dtype)}; ${advice}`);
-  return null;
 }

@@ -43,6 +43,7 @@ const KEYS: Readonly<Record<string, keyof Policy>> = {
  * parsePolicy("p=f32,c=bf16"); // { parameter: "float32", compute: "bfloat16", output: "bfloat16" }
  */
 export function parsePolicy(text: string): Policy {
+  if (typeof text !== "string") throw unreadable(JSON.stringify(text), "it is no text");
   const named = NAMED[text.trim()];
   if (named !== undefined) return named;
   const given: Partial<Record<keyof Policy, FloatDType>> = {};
@@ -71,6 +72,17 @@ const unreadable = (text: string, reason: string): BinadeError =>
     "option.invalid",
     `policy "${text}": ${reason}; expected one of ${Object.keys(NAMED).join(", ")}, or dtypes such as "p=f32,c=bf16,o=f32"`,
   );
+
+/**
+ * A policy given as a value or as text, checked.
+ *
+ * @throws BinadeError as `parsePolicy`.
+ */
+export function readPolicy(given: string | Policy): Policy {
+  if (typeof given !== "object" || given === null) return parsePolicy(given);
+  const { parameter, compute, output } = given;
+  return parsePolicy(`params=${parameter},compute=${compute},output=${output}`);
+}
 
 /** The text form by keys; `parsePolicy` reads it back. */
 export const formatPolicy = ({ parameter, compute, output }: Policy): string =>

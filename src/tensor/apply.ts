@@ -4,7 +4,7 @@ import { build, type Node } from "../ir/graph.ts";
 import type { Attributes, Op } from "../ops/define.ts";
 import { OPS } from "../ops/index.ts";
 import { broadcastShapes, normalizeAxes } from "../ops/shape.ts";
-import { castOperands } from "../precision/autocast.ts";
+import { castOperands, inFunction } from "../precision/autocast.ts";
 
 type Names<K extends Op["kind"]> = {
   [N in keyof typeof OPS]: (typeof OPS)[N]["kind"] extends K ? N : never;
@@ -41,7 +41,8 @@ export type ReduceName = "sum" | "mean" | "max" | "min" | "argMax" | "argMin";
 
 /** A reduction; `mean` follows the class of `sum`, of which it is made. */
 export function reduce(name: ReduceName, x: Node, axes: readonly number[], keepAxes: boolean): Node {
-  const [input = x] = castOperands({ ...OPS[name === "mean" ? "sum" : name], name }, [x]);
+  const [input = x] =
+    name === "mean" ? inFunction(name, () => castOperands(OPS.sum, [x])) : castOperands(OPS[name], [x]);
   const shape = x.shape.map((n, i) => (axes.includes(i) ? 1 : n));
   const reduced = reduceNode(name, input, axes);
   return keepAxes ? build.reshape(reduced, shape) : reduced;

@@ -4,8 +4,9 @@ import { build, type Node } from "../ir/graph.ts";
 import { geometryOf } from "../ops/convolution.ts";
 import type { Attributes } from "../ops/define.ts";
 import { OPS } from "../ops/index.ts";
-import { castOperands } from "../precision/autocast.ts";
+import { castOperands, inFunction } from "../precision/autocast.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
+import type { FunctionName } from "../precision/rules.ts";
 import { Tensor } from "./tensor.ts";
 
 /** One number for every spatial axis, or one for each. */
@@ -97,8 +98,14 @@ function checked<T>(subject: string, body: () => T): T {
 type Row = "convolution" | "convolutionInputGradient";
 
 /** Applies a row; a bias, one number per channel, is added to the float32 sums before they are rounded. */
-function apply(subject: string, row: Row, operands: readonly [Node, Node], form: Attributes, bias?: Tensor): Tensor {
-  const [x, weight] = castOperands({ ...OPS[row], name: subject }, operands);
+function apply(
+  subject: FunctionName,
+  row: Row,
+  operands: readonly [Node, Node],
+  form: Attributes,
+  bias?: Tensor,
+): Tensor {
+  const [x, weight] = inFunction(subject, () => castOperands(OPS[row], operands));
   if (x === undefined || weight === undefined)
     throw new BinadeError("internal", `internal: ${subject} lost an operand`);
   return checked(subject, () => {
@@ -118,13 +125,13 @@ function apply(subject: string, row: Row, operands: readonly [Node, Node], form:
 }
 
 function convolve(
-  rank: number,
+  rank: 1 | 2,
   x: Tensor,
   weight: Tensor,
   bias: Tensor | undefined,
   options: ConvolutionOptions,
 ): Tensor {
-  const subject = `conv${rank}d`;
+  const subject = `conv${rank}d` as const;
   requireKnownKeys(subject, options, CONVOLUTION_KEYS);
   requireAxes(subject, x, weight, rank);
   const stride = perAxis(`${subject}: stride`, options.stride ?? 1, rank, 1);
@@ -136,13 +143,13 @@ function convolve(
 }
 
 function convolveTransposed(
-  rank: number,
+  rank: 1 | 2,
   x: Tensor,
   weight: Tensor,
   bias: Tensor | undefined,
   options: TransposedConvolutionOptions,
 ): Tensor {
-  const subject = `convTranspose${rank}d`;
+  const subject = `convTranspose${rank}d` as const;
   requireKnownKeys(subject, options, TRANSPOSED_KEYS);
   requireAxes(subject, x, weight, rank);
   const stride = perAxis(`${subject}: stride`, options.stride ?? 1, rank, 1);

@@ -20,24 +20,25 @@ export interface ExplainedCast {
   readonly reason: CastReason | null;
 }
 
-const RULES: Readonly<Record<CastReason["autocast"], string>> = {
+const CLASSES: Readonly<Record<CastReason["autocast"], string>> = {
   narrow: "computes in the region's dtype",
   wide: "computes in float32",
   widest: "computes in the widest of its operands",
   "as-is": "takes its operands as they are",
+  policy: "casts what goes in and what comes out",
 };
 
 /**
- * Every cast that a tensor's value passes through, in the order in which they were recorded.
+ * Every cast that the values of tensors pass through, each once, in the order in which they were recorded.
  *
  * @example
  * for (const cast of explain(loss)) console.log(describeCast(cast));
- * // tokenEmbedding.weight float32 → bfloat16: matmul is narrow, it computes in the region's dtype
+ * // head.weight float32 → bfloat16: linear (matmul) in head is narrow, it computes in the region's dtype
  */
-export function explain(tensor: Tensor): readonly ExplainedCast[] {
-  return topological([tensor.node]).flatMap((node) => {
+export function explain(...tensors: readonly Tensor[]): readonly ExplainedCast[] {
+  return topological(tensors.map(({ node }) => node)).flatMap((node) => {
     const [x] = node.inputs;
-    if (node.op.kind !== "pointwise" || node.op.converts !== true || x === undefined) return [];
+    if (!isConversion(node) || x === undefined) return [];
     const byteLength = sizeOf(node.shape) * byteSize(node.dtype);
     return [
       {
@@ -54,9 +55,48 @@ export function explain(tensor: Tensor): readonly ExplainedCast[] {
 
 /** The explanation of one cast as a sentence. */
 export function describeCast({ value, from, to, reason }: ExplainedCast): string {
-  const why =
-    reason === null ? "stated by the program" : `${reason.op} is ${reason.autocast}, it ${RULES[reason.autocast]}`;
-  return `${value} ${from} → ${to}: ${why}`;
+  return `${value} ${from} → ${to}: ${reason === null ? "stated by the program" : sentenceOf(reason)}`;
+}
+
+function sentenceOf({ op, function: called, module, autocast, rule }: CastReason): string {
+  const place = module === null ? "" : ` in ${module === "" ? "the outermost module" : module}`;
+  if (autocast === "policy") return `the policy of ${module || "the outermost module"} ${CLASSES.policy}`;
+  const subject = `${called === null || called === op ? op : `${called} (${op})`}${place}`;
+  const why = rule === null ? "" : `, by the rule ${rule}`;
+  return `${subject} is ${autocast}, it ${CLASSES[autocast]}${why}`;
+}
+
+/**
+ * Why a value has its dtype: the class, rule or policy that chose it, or the value from which it has it.
+ *
+ * @example
+ * console.log(explainDType(autocast("bfloat16", () => x.matmul(y))));
+ * // matmul bf16[2, 2] is bfloat16: matmul is narrow, it computes in the region's dtype
+ */
+export function explainDType({ node }: Tensor): string {
+  return `${nameOf(node)} is ${node.dtype}: ${whyOf(node)}`;
+}
+
+function whyOf(node: Node): string {
+  const reason = reasonOf(node);
+  if (reason !== undefined) return sentenceOf(reason);
+  if (node.op.kind === "source") return "it was made so";
+  if (isConversion(node)) return "stated by the program";
+  for (const input of node.inputs) {
+    const asked = reasonBelow(input);
+    if (asked !== undefined && asked.op === node.op.name && asked.to === node.dtype) return sentenceOf(asked);
+  }
+  const like = node.inputs.find((input) => input.dtype === node.dtype);
+  if (like === undefined) return `${node.op.name} gives ${node.dtype}`;
+  return `${node.op.name} follows its operand ${nameOf(like)}; ${whyOf(like)}`;
+}
+
+const isConversion = ({ op }: Node): boolean => op.kind === "pointwise" && op.converts === true;
+
+/** The reason of the cast that an operand is a view of. */
+function reasonBelow(node: Node): CastReason | undefined {
+  const [x] = node.inputs;
+  return reasonOf(node) ?? (node.op.kind === "movement" && x !== undefined ? reasonBelow(x) : undefined);
 }
 
 function nameOf(node: Node): string {

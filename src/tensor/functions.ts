@@ -3,8 +3,8 @@ import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
-import { normalizeAxis } from "../ops/shape.ts";
-import { autocastDType, castOperands } from "../precision/autocast.ts";
+import { broadcastShapes, normalizeAxis } from "../ops/shape.ts";
+import { autocastDType, castOperands, inFunction } from "../precision/autocast.ts";
 import { requireInteger } from "../precision/options.ts";
 import { composite, pointwise, rowsTimesMatrix } from "./apply.ts";
 import { type Operand, Tensor } from "./tensor.ts";
@@ -53,7 +53,7 @@ export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
  * linear(zeros([32, 784]), zeros([10, 784]), zeros([10])); // [32, 10]
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  const [input, matrix] = castOperands({ ...OPS.matmul, name: "linear" }, [x.node, weight.node]);
+  const [input, matrix] = inFunction("linear", () => castOperands(OPS.matmul, [x.node, weight.node]));
   if (input === undefined || matrix === undefined)
     throw new BinadeError("internal", "internal: linear lost an operand");
   if (matrix.shape.length !== 2 || input.shape[input.shape.length - 1] !== matrix.shape[1]) {
@@ -95,7 +95,7 @@ export interface NormOptions {
  * layerNorm(x, weight, bias, { eps: 1e-6 });
  */
 export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
-  return norm(x, { eps, center: true }, weight, bias);
+  return inFunction("layerNorm", () => norm(x, { eps, center: true }, weight, bias));
 }
 
 /**
@@ -105,7 +105,7 @@ export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, { eps = 1e-
  * rmsNorm(x, weight); // x (…, width), weight (width)
  */
 export function rmsNorm(x: Tensor, weight?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
-  return norm(x, { eps, center: false }, weight, undefined);
+  return inFunction("rmsNorm", () => norm(x, { eps, center: false }, weight, undefined));
 }
 
 function norm(
@@ -145,7 +145,11 @@ export interface AttentionOptions {
  */
 export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] ?? 1);
-  return new Tensor(composite("attention", [q.node, k.node, v.node], { scale, causal: options.causal ?? false }));
+  const attributes = { scale, causal: options.causal ?? false };
+  return inFunction(
+    "scaledDotProductAttention",
+    () => new Tensor(composite("attention", [q.node, k.node, v.node], attributes)),
+  );
 }
 
 /** Label that takes no part in a loss. */
@@ -177,12 +181,14 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
     );
   }
   requireInteger("crossEntropy: ignoreLabel", ignoreLabel, -(2 ** 31));
-  const targets = labels.cast("int32");
-  const rows = new Tensor(composite("crossEntropyRows", [logits.node, targets.node], { ignore: ignoreLabel }));
-  if (reduction === "none") return rows;
-  const total = rows.sum();
-  if (reduction === "sum") return total;
-  return total.div(targets.notEqual(ignoreLabel).cast(total.dtype).sum());
+  return inFunction("crossEntropy", () => {
+    const targets = labels.cast("int32");
+    const rows = new Tensor(composite("crossEntropyRows", [logits.node, targets.node], { ignore: ignoreLabel }));
+    if (reduction === "none") return rows;
+    const total = rows.sum();
+    if (reduction === "sum") return total;
+    return total.div(targets.notEqual(ignoreLabel).cast(total.dtype).sum());
+  });
 }
 
 /**
@@ -193,11 +199,27 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
  * @example
  * meanSquaredError(tensor([1, 2]), tensor([1, 4])); // 2
  */
-export const meanSquaredError = (x: Tensor, y: Tensor): Tensor => x.sub(y).square().mean();
+export const meanSquaredError = (x: Tensor, y: Tensor): Tensor =>
+  inFunction("meanSquaredError", () => x.sub(y).square().mean());
+
+/**
+ * Mean of −t log p − (1 − t) log(1 − p) over all elements, from probabilities p: a scalar. Logarithms are clamped at −100.
+ * Refused under autocast, since probabilities near 1 have no 16-bit form, unless a rule gives it a class.
+ *
+ * @param probabilities, targets from 0 to 1, of one floating dtype; shapes broadcast
+ * @throws BinadeError `autocast.refused` inside a region; `shape.mismatch`; `dtype.mismatch` or `dtype.unsupported`.
+ * @example
+ * binaryCrossEntropy(tensor([0.5]), tensor([1])); // log 2
+ */
+export function binaryCrossEntropy(probabilities: Tensor, targets: Tensor): Tensor {
+  const shape = broadcastShapes(probabilities.shape, targets.shape, "binaryCrossEntropy");
+  const operands = [probabilities, targets].map(({ node }) => build.broadcastTo(node, shape));
+  return inFunction("binaryCrossEntropy", () => new Tensor(composite("binaryCrossEntropy", operands)).mean());
+}
 
 /**
  * Mean of −t log σ(x) − (1 − t) log(1 − σ(x)) over all elements, from logits x: a scalar. It is computed as softplus(x) − t x,
- * which no logit makes infinite; a form for probabilities does not exist, because those near 1 have no 16-bit form.
+ * which no logit makes infinite.
  *
  * @param targets from 0 to 1, a floating dtype; shapes broadcast
  * @throws BinadeError `shape.mismatch`; `dtype.mismatch` or `dtype.unsupported` for integers.
@@ -205,5 +227,5 @@ export const meanSquaredError = (x: Tensor, y: Tensor): Tensor => x.sub(y).squar
  * binaryCrossEntropyWithLogits(tensor([0]), tensor([1])); // log 2
  */
 export function binaryCrossEntropyWithLogits(logits: Tensor, targets: Tensor): Tensor {
-  return logits.softplus().sub(logits.mul(targets)).mean();
+  return inFunction("binaryCrossEntropyWithLogits", () => logits.softplus().sub(logits.mul(targets)).mean());
 }

@@ -1,7 +1,8 @@
 /** Gradients of a scalar with respect to tensors. Cotangent dtypes come through the casts: autocast is off here. */
 import { gradients as nodeGradients } from "../autodiff/backward.ts";
 import { BinadeError } from "../errors.ts";
-import { inRegion } from "../precision/autocast.ts";
+import type { Node } from "../ir/graph.ts";
+import { outsideRegions } from "../precision/autocast.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace } from "./trace.ts";
 import type { Variable } from "./variable.ts";
@@ -111,7 +112,7 @@ export function gradients(
 ): Grads<"scaled" | "true"> {
   const variables = parametersOf(parameters);
   const scalar = loss instanceof ScaledLoss ? loss.tensor : loss;
-  const found = inRegion({ dtype: null }, () =>
+  const found = outsideRegions(() =>
     nodeGradients(
       scalar.node,
       variables.map((v) => v.node),
@@ -124,7 +125,12 @@ export function gradients(
       `gradients: the loss does not depend on ${missing.map((v) => v.name).join(", ")}; leave them out, or pass { allowUnused: true }`,
     );
   }
-  currentTrace()?.differentiated.push({ loss: scalar.node, gradients: [...found.values()] });
+  const reached = variables.filter((v) => found.has(v.node));
+  currentTrace()?.differentiated.push({
+    loss: scalar.node,
+    parameters: reached.map((v) => v.name),
+    gradients: reached.map((v) => found.get(v.node) as Node),
+  });
   const entries = variables.flatMap((v) => {
     const node = found.get(v.node);
     return node === undefined ? [] : [[v, new Tensor(node)] as const];
@@ -150,7 +156,7 @@ export interface GradientOptions {
  * const [slope] = gradientsOf(x.square().sum(), [x]); // [6]
  */
 export function gradientsOf(loss: Tensor, tensors: readonly Tensor[]): readonly Tensor[] {
-  const found = inRegion({ dtype: null }, () =>
+  const found = outsideRegions(() =>
     nodeGradients(
       loss.node,
       tensors.map((t) => t.node),

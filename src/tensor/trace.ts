@@ -13,8 +13,12 @@ export interface Trace {
   readonly probes: { readonly label: string; readonly node: Node }[];
   /** Work at the end of the recording: counters that advance once per step. */
   readonly atEnd: Map<object, () => void>;
-  /** What was differentiated, and what came of it. */
-  readonly differentiated: { readonly loss: Node; readonly gradients: readonly Node[] }[];
+  /** What was differentiated, and what came of it: one gradient per parameter, by name. */
+  readonly differentiated: {
+    readonly loss: Node;
+    readonly parameters: readonly string[];
+    readonly gradients: readonly Node[];
+  }[];
   /** Parts that may be recomputed for the sake of a budget: how many there were so far, and how many of them are chosen. */
   readonly checkpoints: { seen: number; readonly chosen: number };
 }

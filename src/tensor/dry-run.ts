@@ -1,0 +1,194 @@
+/** A dry run: what autocast does to a step, in casts, bytes and error, before the step changes anything. */
+import type { MemoryPlan } from "../compile/plan.ts";
+import { BinadeError } from "../errors.ts";
+import { isFloat } from "../formats/index.ts";
+import { type AutocastDecision, fullPrecision, observingDecisions } from "../precision/autocast.ts";
+import { describeCast, type ExplainedCast, explain } from "./explain.ts";
+import { showBytes } from "./plan.ts";
+import { launch } from "./realize.ts";
+import { Recording } from "./recording.ts";
+import { Tensor } from "./tensor.ts";
+import { currentTrace } from "./trace.ts";
+
+/** Uses of one op for which autocast decided the same. */
+export interface DecidedOps extends Omit<AutocastDecision, "module"> {
+  readonly count: number;
+  /** Paths of the modules, each once; empty outside of modules. */
+  readonly modules: readonly string[];
+}
+
+/** How far a value is from its float32 twin: ‖x − x₃₂‖ / ‖x₃₂‖, Euclidean; ∞ where only the twin is finite. */
+export interface EstimatedError {
+  /** Place in what the function returned, or name of the parameter whose gradient it is. */
+  readonly name: string;
+  readonly relativeError: number;
+}
+
+export interface DryRun {
+  readonly ops: readonly DecidedOps[];
+  /** Casts that autocast inserted, each once. */
+  readonly casts: readonly ExplainedCast[];
+  /** Bytes that the step takes as written, and with autocast and policies switched off. */
+  readonly plan: MemoryPlan;
+  readonly float32Plan: MemoryPlan;
+  /** On these arguments, with the present parameters. */
+  readonly outputs: readonly EstimatedError[];
+  readonly gradients: readonly EstimatedError[];
+}
+
+/** What a run computed, by name. */
+type Values = ReadonlyMap<string, Tensor>;
+
+/**
+ * Records a step twice, as written and in float32, and computes both on these arguments: casts, bytes, and the error of what
+ * it returns and of its gradients. Nothing is assigned: parameters, optimizer, scaler and random streams keep their values.
+ *
+ * @param step a function as for `compile`
+ * @param args one probe batch; errors are those of this batch
+ * @throws BinadeError as `compile`.
+ * @example
+ * const report = await dryRun((x: Tensor, y: Tensor) => ({ loss: autocast("bfloat16", () => crossEntropy(model.forward(x), y)) }), x, y);
+ * console.log(formatDryRun(report));
+ */
+export async function dryRun<A extends readonly Tensor[]>(step: (...args: A) => unknown, ...args: A): Promise<DryRun> {
+  const decisions: AutocastDecision[] = [];
+  const casts: ExplainedCast[] = [];
+  const mixed = record(args, (given) =>
+    observingDecisions(
+      (decision) => decisions.push(decision),
+      () => traced(step, given, casts),
+    ),
+  );
+  const plain = record(args, (given) => fullPrecision(() => traced(step, given, [])));
+  const [own, twin] = [await run(mixed, args), await run(plain, args)];
+  return {
+    ops: grouped(decisions),
+    casts,
+    plan: mixed.plan(),
+    float32Plan: plain.plan(),
+    outputs: await errorsOf(own.outputs, twin.outputs),
+    gradients: await errorsOf(own.gradients, twin.gradients),
+  };
+}
+
+interface Traced {
+  readonly outputs: Record<string, Tensor>;
+  readonly gradients: Record<string, Tensor>;
+}
+
+const record = <A extends readonly Tensor[]>(args: A, fn: (args: A) => Traced): Recording<Traced> =>
+  new Recording((...given: readonly Tensor[]) => fn(given as unknown as A), args, { effects: false });
+
+/** What the step returns and what it differentiated; `casts` receives what autocast inserted on the way there. */
+function traced<A extends readonly Tensor[]>(step: (...args: A) => unknown, args: A, casts: ExplainedCast[]): Traced {
+  const outputs = Object.fromEntries(named(step(...args), ""));
+  const gradients = Object.fromEntries(
+    (currentTrace()?.differentiated ?? []).flatMap(({ parameters, gradients: nodes }) =>
+      nodes.map((node, i) => [parameters[i] ?? "", new Tensor(node)] as const),
+    ),
+  );
+  if (Object.keys(outputs).length + Object.keys(gradients).length === 0) {
+    throw new BinadeError(
+      "option.invalid",
+      "dryRun: the function returns no floating tensor and computes no gradients; return the loss, for instance",
+    );
+  }
+  const all = [...Object.values(outputs), ...Object.values(gradients)];
+  casts.push(...explain(...all).filter(({ reason }) => reason !== null));
+  return { outputs, gradients };
+}
+
+/** Floating tensors in arrays and plain objects, by place. */
+function named(value: unknown, path: string): readonly (readonly [string, Tensor])[] {
+  if (value instanceof Tensor) return isFloat(value.dtype) ? [[path === "" ? "result" : path, value]] : [];
+  if (Array.isArray(value)) return value.flatMap((part, i) => named(part, `${path}[${i}]`));
+  if (typeof value !== "object" || value === null || Object.getPrototypeOf(value) !== Object.prototype) return [];
+  return Object.entries(value).flatMap(([key, part]) => named(part, path === "" ? key : `${path}.${key}`));
+}
+
+async function run(
+  recording: Recording<Traced>,
+  args: readonly Tensor[],
+): Promise<{ outputs: Values; gradients: Values }> {
+  const { leaves, done } = launch(args.map((a) => a.node));
+  const { outputs, gradients } = await recording.run(leaves, done);
+  return { outputs: new Map(Object.entries(outputs)), gradients: new Map(Object.entries(gradients)) };
+}
+
+async function errorsOf(own: Values, twin: Values): Promise<readonly EstimatedError[]> {
+  const errors: EstimatedError[] = [];
+  for (const [name, tensor] of own) {
+    const reference = twin.get(name);
+    if (reference === undefined) continue;
+    errors.push({ name, relativeError: relativeError(await tensor.data(), await reference.data()) });
+  }
+  return errors.sort((a, b) => b.relativeError - a.relativeError);
+}
+
+/** ‖x − y‖ / ‖y‖ over the elements where y is finite; 0 where both are 0. */
+export function relativeError(x: ArrayLike<number>, y: ArrayLike<number>): number {
+  let [distance, norm] = [0, 0];
+  for (let i = 0; i < y.length; i++) {
+    const [a = 0, b = 0] = [x[i], y[i]];
+    if (!Number.isFinite(b)) continue;
+    distance += (a - b) ** 2;
+    norm += b ** 2;
+  }
+  if (Number.isNaN(distance)) return Number.POSITIVE_INFINITY;
+  return distance === 0 ? 0 : Math.sqrt(distance / norm);
+}
+
+function grouped(decisions: readonly AutocastDecision[]): readonly DecidedOps[] {
+  const groups = new Map<string, { decision: AutocastDecision; count: number; modules: Set<string> }>();
+  for (const decision of decisions) {
+    const { module, ...rest } = decision;
+    const key = JSON.stringify(rest);
+    const group = groups.get(key) ?? { decision, count: 0, modules: new Set<string>() };
+    group.count++;
+    if (module !== null) group.modules.add(module);
+    groups.set(key, group);
+  }
+  return [...groups.values()].map(({ decision: { module: _, ...rest }, count, modules }) => ({
+    ...rest,
+    count,
+    modules: [...modules],
+  }));
+}
+
+const SHOWN = 8;
+const percent = (share: number): string =>
+  Number.isFinite(share) ? `${(100 * share).toPrecision(2)} %` : "not finite";
+
+/**
+ * A dry run as text: ops by dtype, casts, bytes with and without, and the largest errors.
+ *
+ * @example
+ * console.log(formatDryRun(await dryRun(step, x, y)));
+ */
+export function formatDryRun({ ops, casts, plan, float32Plan, outputs, gradients }: DryRun): string {
+  const named = ops.filter(({ dtype }) => dtype !== null);
+  const opLines = named.map(({ op, function: called, autocast, rule, dtype, count }) => {
+    const subject = called === null || called === op ? op : `${called} (${op})`;
+    return `  ${`${count} ×`.padStart(6)} ${subject.padEnd(36)}${String(dtype).padEnd(10)}${rule ?? autocast}`;
+  });
+  const written = casts.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const bytes = (label: string, own: number, twin: number): string =>
+    `  ${label.padEnd(14)}${showBytes(own).padStart(10)}${showBytes(twin).padStart(14)}`;
+  const errorLines = (label: string, errors: readonly EstimatedError[]): readonly string[] =>
+    errors
+      .slice(0, SHOWN)
+      .map(({ name, relativeError: share }) => `  ${label} ${name.padEnd(36)} ${percent(share).padStart(10)}`);
+  return [
+    "ops by the dtype of their operands",
+    ...opLines,
+    `casts: ${casts.length}, ${showBytes(written)} if all were stored; stored at most ${showBytes(plan.arena.most.casts)}`,
+    ...casts.slice(0, SHOWN).map((cast) => `  ${describeCast(cast)}`),
+    ...(casts.length > SHOWN ? [`  … and ${casts.length - SHOWN} more`] : []),
+    `bytes${"as written".padStart(21)}${"float32".padStart(14)}`,
+    bytes("activations", plan.arena.most.activations, float32Plan.arena.most.activations),
+    bytes("whole", plan.byteLength, float32Plan.byteLength),
+    "error against float32, on these arguments",
+    ...errorLines("output  ", outputs),
+    ...errorLines("gradient", gradients),
+  ].join("\n");
+}
