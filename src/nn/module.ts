@@ -161,6 +161,7 @@ export abstract class Module {
    * const model = new nn.Linear(4, 2).to("bfloat16"); // 16-bit parameters; optimizers keep float32 masters of them
    */
   to(dtype: FloatDType): this {
+    this.#named();
     const replacements = new Map<Variable, Variable>();
     for (const { owner, key, variable, isBuffer } of variablesIn(this, "", new Set())) {
       if (isBuffer || variable.dtype === dtype || !isFloat(variable.dtype)) continue;

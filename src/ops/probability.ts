@@ -9,8 +9,8 @@ import { sameShape, showShape } from "./shape.ts";
 
 /** Logarithms below it are clamped, so that a probability of exactly 0 or 1 costs 100 and not infinity. */
 const LEAST_LOG = -100;
-/** p (1 − p) below it is clamped in the gradient. */
-const LEAST_VARIANCE = 1e-12;
+/** p (1 − p) below it is clamped in the gradient. A float32 number in PyTorch, whatever the dtype. */
+const LEAST_VARIANCE = Math.fround(1e-12);
 
 const logarithms = (b: Builder, p: Node): { ofOne: Node; ofZero: Node } => ({
   ofOne: b.maximum(b.log(p), LEAST_LOG),

@@ -1,6 +1,6 @@
 /** Precision policies: the dtypes of parameters, of matrix products, and of what a model returns; as a value and as text. */
 import { BinadeError } from "../errors.ts";
-import { type FloatDType, isFloat, parseDType, shortName } from "../formats/index.ts";
+import { type DType, type FloatDType, isFloat, parseDType, shortName } from "../formats/index.ts";
 
 /** Three dtypes, after jmp (github.com/google-deepmind/jmp). */
 export interface Policy {
@@ -62,9 +62,17 @@ export function parsePolicy(text: string): Policy {
 }
 
 function floatOf(text: string, name: string): FloatDType {
-  const dtype = parseDType(name);
-  if (!isFloat(dtype)) throw unreadable(text, `${dtype} is no floating dtype`);
+  const dtype = dtypeNamed(name);
+  if (dtype === null || !isFloat(dtype)) throw unreadable(text, `${name} is no floating dtype`);
   return dtype;
+}
+
+function dtypeNamed(name: string): DType | null {
+  try {
+    return parseDType(name);
+  } catch {
+    return null;
+  }
 }
 
 const unreadable = (text: string, reason: string): BinadeError =>

@@ -169,7 +169,7 @@ export function formatDryRun({ ops, casts, plan, float32Plan, outputs, gradients
   const named = ops.filter(({ dtype }) => dtype !== null);
   const opLines = named.map(({ op, function: called, autocast, rule, dtype, count }) => {
     const subject = called === null || called === op ? op : `${called} (${op})`;
-    return `  ${`${count} ×`.padStart(6)} ${subject.padEnd(36)}${String(dtype).padEnd(10)}${rule ?? autocast}`;
+    return `  ${`${count} ×`.padStart(6)} ${subject.padEnd(40)} ${String(dtype).padEnd(9)} ${rule ?? autocast}`;
   });
   const written = casts.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const bytes = (label: string, own: number, twin: number): string =>
@@ -177,7 +177,7 @@ export function formatDryRun({ ops, casts, plan, float32Plan, outputs, gradients
   const errorLines = (label: string, errors: readonly EstimatedError[]): readonly string[] =>
     errors
       .slice(0, SHOWN)
-      .map(({ name, relativeError: share }) => `  ${label} ${name.padEnd(36)} ${percent(share).padStart(10)}`);
+      .map(({ name, relativeError: share }) => `  ${label} ${name.padEnd(40)} ${percent(share).padStart(10)}`);
   return [
     "ops by the dtype of their operands",
     ...opLines,

@@ -5,6 +5,7 @@ import type { Node } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
 import { sizeOf } from "../ops/shape.ts";
 import { type CastReason, reasonOf } from "../precision/autocast.ts";
+import { variableName } from "./runtime.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** One cast in a graph. */
@@ -100,7 +101,7 @@ function reasonBelow(node: Node): CastReason | undefined {
 }
 
 function nameOf(node: Node): string {
-  const { name } = node.attributes;
+  const name = variableName(node) ?? node.attributes.name;
   if (typeof name === "string" && name !== "") return name;
   const [x] = node.inputs;
   return node.op.kind === "movement" && x !== undefined

@@ -21,7 +21,7 @@ export type LeafValue =
       readonly buffer: () => DeviceBuffer;
       readonly owned: boolean;
       /** The variable whose value it is. */
-      readonly variable?: { readonly role: VariableRole; readonly unallocatedBytes: number };
+      readonly variable?: { readonly name: string; readonly role: VariableRole; readonly unallocatedBytes: number };
     }
   | { readonly kind: "host"; readonly bytes: Uint8Array; readonly latest: () => Uint8Array };
 
@@ -226,6 +226,12 @@ export async function execute(
 }
 
 /** The value of a leaf; a leaf of an overwritten variable has none. */
+/** Name of the variable whose stored value the leaf is, as it is called now; undefined for other leaves. */
+export function variableName(leaf: Node): string | undefined {
+  const value = values.get(leaf);
+  return value?.kind === "buffer" ? value.variable?.name : undefined;
+}
+
 export const requireValue = (leaf: Node): LeafValue => requireLeaf(values.get(leaf), leaf);
 
 function requireLeaf(value: LeafValue | undefined, leaf: Node): LeafValue {

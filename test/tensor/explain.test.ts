@@ -14,9 +14,9 @@ it("names the op, its class and the parameter, and leaves casts by hand to the p
   );
   const casts = explain(loss);
   expect(casts.map(describeCast)).toEqual([
-    "input f32[1, 4] float32 → bfloat16: linear is narrow, it computes in the region's dtype",
-    "head.weight float32 → bfloat16: linear is narrow, it computes in the region's dtype",
-    "matmul bf16[1, 3] bfloat16 → float32: crossEntropyRows is wide, it computes in float32",
+    "input f32[1, 4] float32 → bfloat16: linear (matmul) is narrow, it computes in the region's dtype",
+    "head.weight float32 → bfloat16: linear (matmul) is narrow, it computes in the region's dtype",
+    "matmul bf16[1, 3] bfloat16 → float32: crossEntropy (crossEntropyRows) is wide, it computes in float32",
     "notEqual bool[1] bool → float32: stated by the program",
     "div f32[] float32 → float16: stated by the program",
   ]);
