@@ -255,6 +255,22 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
       make: first((x) => squares(b.composite("crossEntropyRows", [x, labels], { ignore: -100 }))),
     },
   ],
+  binaryCrossEntropy: [
+    {
+      shapes: [
+        [2, 3],
+        [2, 3],
+      ],
+      // Probabilities from 0.2 to 0.8.
+      make: (xs) =>
+        squares(
+          b.composite(
+            "binaryCrossEntropy",
+            xs.map((x) => b.add(b.mul(x, 0.15), 0.5)),
+          ),
+        ),
+    },
+  ],
   crossEntropyBackward: [
     {
       shapes: [[3], [3, 5]],
