@@ -69,6 +69,13 @@ export {
   type ScaledLoss,
 } from "./tensor/gradients.ts";
 export { type BatchNormOptions, batchNorm, groupNorm, type RunningStatistics } from "./tensor/normalization.ts";
+export {
+  explainOverflow,
+  formatOverflow,
+  type OverflowCure,
+  type OverflowOperand,
+  type OverflowReport,
+} from "./tensor/overflow.ts";
 export { formatMemoryPlan } from "./tensor/plan.ts";
 export {
   type AveragePoolOptions,

@@ -67,6 +67,12 @@ function dependents(nodes: readonly Node[], wanted: ReadonlySet<Node>): Readonly
   return active;
 }
 
+/** The node whose gradient rule is being asked. */
+let differentiated: Node | null = null;
+
+/** While gradients are made: the node of forward whose gradient rule is at work; null otherwise. */
+export const differentiatedNode = (): Node | null => differentiated;
+
 function spread(
   node: Node,
   g: Node,
@@ -75,6 +81,22 @@ function spread(
   recomputation: Recomputation,
 ): void {
   if (!node.inputs.some((n) => active.has(n))) return;
+  const before = differentiated;
+  differentiated = before ?? node;
+  try {
+    contribute(node, g, active, contributions, recomputation);
+  } finally {
+    differentiated = before;
+  }
+}
+
+function contribute(
+  node: Node,
+  g: Node,
+  active: ReadonlySet<Node>,
+  contributions: Map<Node, Node[]>,
+  recomputation: Recomputation,
+): void {
   const cotangents = operandCotangents(node, g, active, recomputation);
   // One entry per operand: an operand read twice by one node contributes twice.
   node.inputs.forEach((input, i) => {

@@ -34,23 +34,31 @@ export function attributesKey(attributes: Attributes): string {
 /** The node of `op` over `inputs`; equal calls return the same object. Throws where the row's shape or dtype rule refuses. */
 export function createNode(op: Op, inputs: readonly Node[], attributes: Attributes = {}): Node {
   const node = findOrMake(op, inputs, attributes);
-  requested?.add(node);
+  observer?.(node);
   return node;
 }
 
-let requested: Set<Node> | null = null;
+let observer: ((node: Node) => void) | null = null;
+
+/** Runs `body`; `observe` sees every node that it asks for, made before or not. */
+export function observingNodes<T>(observe: (node: Node) => void, body: () => T): T {
+  const before = observer;
+  observer = (node) => {
+    observe(node);
+    before?.(node);
+  };
+  try {
+    return body();
+  } finally {
+    observer = before;
+  }
+}
 
 /** Runs `body`; the nodes that it asked for, made before or not. */
 export function requestedNodes<T>(body: () => T): { readonly result: T; readonly nodes: ReadonlySet<Node> } {
-  const before = requested;
   const nodes = new Set<Node>();
-  requested = nodes;
-  try {
-    return { result: body(), nodes };
-  } finally {
-    requested = before;
-    for (const node of nodes) before?.add(node);
-  }
+  const result = observingNodes((node) => nodes.add(node), body);
+  return { result, nodes };
 }
 
 function findOrMake(op: Op, inputs: readonly Node[], attributes: Attributes): Node {

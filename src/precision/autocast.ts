@@ -84,6 +84,16 @@ function inRegion<T>(region: AutocastRegion, body: () => T): T {
   }
 }
 
+/** The function and the module that nodes are built for. */
+export const placeNow = (): { readonly function: string | null; readonly module: string | null } => ({
+  function: current.function,
+  module: current.path(),
+});
+
+/** Runs `body` with rules that every region inside begins with: the step's own come after them, and win. */
+export const underRules = <T>(rules: readonly AutocastRule[], body: () => T): T =>
+  inRegion({ ...current, rules: [...current.rules, ...readyRules(rules)] }, body);
+
 /** Runs `body` outside of every region, rule, function and module: so are gradients and recordings made. */
 export const outsideRegions = <T>(body: () => T): T => inRegion(OUTSIDE, body);
 

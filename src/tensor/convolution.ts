@@ -105,10 +105,10 @@ function apply(
   form: Attributes,
   bias?: Tensor,
 ): Tensor {
-  const [x, weight] = inFunction(subject, () => castOperands(OPS[row], operands));
-  if (x === undefined || weight === undefined)
-    throw new BinadeError("internal", `internal: ${subject} lost an operand`);
-  return checked(subject, () => {
+  const compute = (): Tensor => {
+    const [x, weight] = castOperands(OPS[row], operands);
+    if (x === undefined || weight === undefined)
+      throw new BinadeError("internal", `internal: ${subject} lost an operand`);
     if (bias === undefined) return new Tensor(build.composite(row, [x, weight], { ...form, dtype: x.dtype }));
     const wide = x.dtype === "float64" ? "float64" : "float32";
     const sums = build.composite(row, [x, weight], { ...form, dtype: wide });
@@ -121,7 +121,8 @@ function apply(
     }
     const column = build.reshape(build.widen(bias.node), [channels, ...sums.shape.slice(2).map(() => 1)]);
     return new Tensor(build.cast(build.add(sums, column), x.dtype));
-  });
+  };
+  return checked(subject, () => inFunction(subject, compute));
 }
 
 function convolve(

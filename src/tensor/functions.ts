@@ -53,18 +53,20 @@ export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
  * linear(zeros([32, 784]), zeros([10, 784]), zeros([10])); // [32, 10]
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  const [input, matrix] = inFunction("linear", () => castOperands(OPS.matmul, [x.node, weight.node]));
-  if (input === undefined || matrix === undefined)
-    throw new BinadeError("internal", "internal: linear lost an operand");
-  if (matrix.shape.length !== 2 || input.shape[input.shape.length - 1] !== matrix.shape[1]) {
-    throw new BinadeError(
-      "shape.mismatch",
-      `linear: x [${input.shape.join(", ")}] and weight [${matrix.shape.join(", ")}] do not fit; weight is (out, in) and x ends with in`,
-    );
-  }
-  if (bias === undefined) return new Tensor(rowsTimesMatrix(input, build.transpose(matrix)));
-  const sums = rowsTimesMatrix(input, build.transpose(matrix), input.dtype === "float64" ? "float64" : "float32");
-  return new Tensor(build.cast(build.add(sums, build.widen(bias.node)), input.dtype));
+  return inFunction("linear", () => {
+    const [input, matrix] = castOperands(OPS.matmul, [x.node, weight.node]);
+    if (input === undefined || matrix === undefined)
+      throw new BinadeError("internal", "internal: linear lost an operand");
+    if (matrix.shape.length !== 2 || input.shape[input.shape.length - 1] !== matrix.shape[1]) {
+      throw new BinadeError(
+        "shape.mismatch",
+        `linear: x [${input.shape.join(", ")}] and weight [${matrix.shape.join(", ")}] do not fit; weight is (out, in) and x ends with in`,
+      );
+    }
+    if (bias === undefined) return new Tensor(rowsTimesMatrix(input, build.transpose(matrix)));
+    const sums = rowsTimesMatrix(input, build.transpose(matrix), input.dtype === "float64" ? "float64" : "float32");
+    return new Tensor(build.cast(build.add(sums, build.widen(bias.node)), input.dtype));
+  });
 }
 
 /**

@@ -1,0 +1,282 @@
+/** Why a step overflowed: the first op whose result is not finite while its operands are, the rule behind its dtype, and a cure. */
+import { type DType, FORMATS, isFloat } from "../formats/index.ts";
+import type { Node } from "../ir/graph.ts";
+import { showShape } from "../ops/shape.ts";
+import type { AutocastRule } from "../precision/rules.ts";
+import { explainDType } from "./explain.ts";
+import { memoryBehind, type Probe, type ProbedStep, probeStep } from "./probe.ts";
+import { variableName } from "./runtime.ts";
+import { Tensor } from "./tensor.ts";
+
+/** An operand of the op that overflowed. */
+export interface OverflowOperand {
+  readonly value: string;
+  readonly dtype: DType;
+  /** Largest magnitude. */
+  readonly largest: number;
+}
+
+/** What would have kept the step finite on these arguments. */
+export type OverflowCure =
+  /** These rules, given to `autocast`: found by trying, and none of them can be left out. */
+  | { readonly kind: "rules"; readonly rules: readonly AutocastRule[] }
+  /** A loss scale this many times smaller: from the magnitudes that the step has in float32. */
+  | { readonly kind: "lossScale"; readonly divisor: number }
+  /** No rule helps: the values leave float32's range too, come in so, or the program itself casts them. */
+  | { readonly kind: "none"; readonly advice: string };
+
+export interface OverflowReport {
+  /** `input`: an argument or parameter is not finite; `forward`: scaling cannot help; `gradient`: it can. */
+  readonly kind: "input" | "forward" | "gradient";
+  /** The first op, "cast" for a conversion; the input's name for `input`. */
+  readonly op: string;
+  /** The function that it is a part of, and the path of its module, where there are such. */
+  readonly function: string | null;
+  readonly module: string | null;
+  /** The op of forward whose gradient it computes; null in forward. */
+  readonly gradientOf: string | null;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Elements of the result that are not finite. */
+  readonly nonFinite: number;
+  readonly operands: readonly OverflowOperand[];
+  /** Largest magnitude of the same value in float32; null where it has none, or is not finite either. */
+  readonly largestInFloat32: number | null;
+  /** Why the result has its dtype. */
+  readonly why: string;
+  readonly cure: OverflowCure;
+}
+
+/**
+ * Replays a step on these arguments with the present parameters, and names the first op that made a value which is not finite
+ * from values that are. Nothing is assigned. Values that are not finite in float32 either, such as the −∞ of a mask, are passed over
+ * where another op can be blamed. Takes several times as long as the step, and as much memory as all its values.
+ *
+ * @param step the function that was given to `compile`
+ * @returns null if everything that the step returns and every gradient is finite.
+ * @throws BinadeError as `compile`.
+ * @example
+ * const { outcome } = await compiled(x, y);
+ * if (!(await readOutcome(outcome)).applied) {
+ *   const report = await explainOverflow(step, x, y);
+ *   if (report !== null) console.warn(formatOverflow(report));
+ * }
+ */
+export async function explainOverflow<A extends readonly Tensor[]>(
+  step: (...args: A) => unknown,
+  ...args: A
+): Promise<OverflowReport | null> {
+  const probed = await probeStep(step, args);
+  if (probed.isFinite) return null;
+  const twin = new Twin(probed, await probeStep(step, args, { full: true }));
+  const culprit = firstCulprit(probed, twin);
+  if (culprit === undefined) return null;
+  const kind = kindOf(culprit);
+  const { node, place, nonFinite } = culprit;
+  const asked = culprit.reason;
+  return {
+    kind,
+    op: kind === "input" ? nameOf(node) : node.op.name,
+    function: asked?.function ?? place.function,
+    module: asked?.module ?? place.module,
+    gradientOf: place.gradientOf,
+    dtype: node.dtype,
+    shape: node.shape,
+    nonFinite,
+    operands: operandsOf(culprit, probed),
+    largestInFloat32: twin.largestOf(culprit),
+    why: explainDType(new Tensor(node)),
+    cure: await cureOf(kind, culprit, twin, (rules) => probeStep(step, args, { rules })),
+  };
+}
+
+function kindOf({ node, isGradient }: Probe): OverflowReport["kind"] {
+  if (node.op.kind === "source") return "input";
+  return isGradient ? "gradient" : "forward";
+}
+
+const isCast = ({ op }: Node): boolean => op.kind === "pointwise" && op.converts === true;
+
+/** The float32 twin of a step: the same ops in the same order, but for casts. */
+class Twin {
+  readonly #own: readonly Probe[];
+  readonly #of = new Map<Node, Probe>();
+
+  constructor(own: ProbedStep, twin: ProbedStep) {
+    this.#own = own.probes;
+    const [mine, theirs] = [byPlace(own.probes), byPlace(twin.probes)];
+    for (const [place, probes] of mine) {
+      const others = theirs.get(place);
+      // Where one side has more uses than the other, nothing says which is which.
+      if (others?.length !== probes.length) continue;
+      probes.forEach(({ node }, i) => this.#of.set(node, others[i] as Probe));
+    }
+  }
+
+  /** What the value is in float32: that of a cast is its operand's. */
+  of(node: Node): Probe | undefined {
+    const [x] = node.inputs;
+    return isCast(node) && x !== undefined ? this.of(memoryBehind(x)) : this.#of.get(node);
+  }
+
+  largestOf(probe: Probe): number | null {
+    const other = this.of(probe.node);
+    return other === undefined || other.nonFinite > 0 ? null : other.largest;
+  }
+
+  isBroken(probe: Probe): boolean {
+    return (this.of(probe.node)?.nonFinite ?? 0) > 0;
+  }
+
+  /** The largest share of their dtype's range that gradients would take. */
+  greatestShare(): number {
+    return this.#own.reduce((most, probe) => {
+      const { node, isGradient } = probe;
+      const largest = this.largestOf(probe);
+      return !isGradient || largest === null || !isFloat(node.dtype)
+        ? most
+        : Math.max(most, largest / FORMATS[node.dtype].maxFinite);
+    }, 0);
+  }
+}
+
+function byPlace(probes: readonly Probe[]): ReadonlyMap<string, readonly Probe[]> {
+  const groups = new Map<string, Probe[]>();
+  for (const probe of probes) {
+    if (isCast(probe.node)) continue;
+    const { function: called, module, gradientOf } = probe.place;
+    const key = JSON.stringify([probe.node.op.name, called, module, gradientOf, probe.node.shape]);
+    groups.set(key, [...(groups.get(key) ?? []), probe]);
+  }
+  return groups;
+}
+
+/** The first value that is not finite though its operands are; one that is finite in float32, if there is one. */
+function firstCulprit({ probes }: ProbedStep, twin: Twin): Probe | undefined {
+  const broken = new Set(probes.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
+  const first = probes.filter(
+    ({ node, nonFinite }) => nonFinite > 0 && !node.inputs.some((input) => broken.has(memoryBehind(input))),
+  );
+  return first.find((probe) => !twin.isBroken(probe)) ?? first[0];
+}
+
+function operandsOf({ node }: Probe, { probes }: ProbedStep): readonly OverflowOperand[] {
+  return node.inputs.flatMap((input) => {
+    const behind = memoryBehind(input);
+    const probe = probes.find((candidate) => candidate.node === behind);
+    return probe === undefined ? [] : [{ value: nameOf(behind), dtype: behind.dtype, largest: probe.largest }];
+  });
+}
+
+const nameOf = (node: Node): string =>
+  variableName(node) ?? (node.op.kind === "source" ? "an argument" : `${node.op.name} ${showShape(node.shape)}`);
+
+const MOST_RULES = 8;
+
+async function cureOf(
+  kind: OverflowReport["kind"],
+  culprit: Probe,
+  twin: Twin,
+  replay: (rules: readonly AutocastRule[]) => Promise<ProbedStep>,
+): Promise<OverflowCure> {
+  if (kind === "input")
+    return { kind: "none", advice: "find out who made it: no precision policy repairs a value that comes in so" };
+  if (twin.isBroken(culprit)) {
+    const advice =
+      "switching autocast off does not help either: look at the batch and at casts by hand, lower the learning rate, or clip";
+    return { kind: "none", advice };
+  }
+  if (kind === "gradient") {
+    const share = twin.greatestShare();
+    if (share > 1) return { kind: "lossScale", divisor: 2 ** Math.ceil(Math.log2(share)) };
+  }
+  const rules = await curingRules(culprit, replay);
+  if (rules !== null) return { kind: "rules", rules };
+  return { kind: "none", advice: 'compute in bfloat16, which has the range of float32: autocast("bfloat16", …)' };
+}
+
+/** Rules that keep the step finite: each takes the op that fails next to float32; then those that are not needed are dropped. */
+async function curingRules(
+  culprit: Probe,
+  replay: (rules: readonly AutocastRule[]) => Promise<ProbedStep>,
+): Promise<readonly AutocastRule[] | null> {
+  let rules: readonly AutocastRule[] = [];
+  for (let next: Probe | undefined = culprit; next !== undefined && rules.length < MOST_RULES; ) {
+    const rule = ruleFor(next);
+    if (rule === null || rules.some((known) => JSON.stringify(known) === JSON.stringify(rule))) return null;
+    rules = [...rules, rule];
+    const probed = await replay(rules);
+    if (probed.isFinite) return withoutIdle(rules, replay);
+    next = firstCulprit(probed, new Twin(probed, probed));
+  }
+  return null;
+}
+
+/** The rule that has the op behind a value compute in float32; null if autocast has no say in it. */
+function ruleFor({ node, place, reason }: Probe): AutocastRule | null {
+  // A product with a bias is rounded by a cast of its own, which belongs to the function.
+  const own = isCast(node) ? place.function : (place.gradientOf ?? node.op.name);
+  const [op, module] = reason === undefined ? [own, place.module] : [reason.op, reason.module];
+  if (op === null || op === "policy") return null;
+  return { op, autocast: "wide", ...(module === null || module === "" ? {} : { module }) };
+}
+
+async function withoutIdle(
+  rules: readonly AutocastRule[],
+  replay: (rules: readonly AutocastRule[]) => Promise<ProbedStep>,
+): Promise<readonly AutocastRule[]> {
+  let needed = rules;
+  for (const rule of rules.length > 1 ? rules : []) {
+    const rest = needed.filter((other) => other !== rule);
+    if ((await replay(rest)).isFinite) needed = rest;
+  }
+  return needed;
+}
+
+/**
+ * A report as a few lines.
+ *
+ * @example
+ * console.warn(formatOverflow(report));
+ * // forward overflow: cast in head gives 4 of 8 elements of float16 [2, 4] that are not finite; …
+ */
+export function formatOverflow(report: OverflowReport): string {
+  const {
+    kind,
+    op,
+    function: called,
+    module,
+    gradientOf,
+    dtype,
+    shape,
+    nonFinite,
+    operands,
+    largestInFloat32,
+  } = report;
+  const size = shape.reduce((a, b) => a * b, 1);
+  const part = called === null || called === op ? "" : ` of ${called}`;
+  const place = module === null ? "" : ` in ${module === "" ? "the outermost module" : module}`;
+  const subject = `${op}${part}${gradientOf === null ? "" : ` in the gradient of ${gradientOf}`}${place}`;
+  const limit = isFloat(dtype) ? FORMATS[dtype].maxFinite : Number.POSITIVE_INFINITY;
+  const magnitudes = operands.map(({ value, dtype: d, largest }) => `${value} ${d}, up to ${largest.toPrecision(4)}`);
+  return [
+    `${kind} ${kind === "input" ? "not finite" : "overflow"}: ${subject} gives ${nonFinite} of ${size} elements of ${dtype} ${showShape(shape)} that are not finite (largest of the format: ${limit.toPrecision(6)})`,
+    ...(magnitudes.length > 0 ? [`operands: ${magnitudes.join("; ")}`] : []),
+    largestInFloat32 === null
+      ? "in float32: not finite either, or not comparable"
+      : `in float32: up to ${largestInFloat32.toPrecision(4)}`,
+    `dtype: ${report.why}`,
+    `cure: ${sentenceOf(report.cure)}`,
+  ].join("\n");
+}
+
+function sentenceOf(cure: OverflowCure): string {
+  switch (cure.kind) {
+    case "rules":
+      return `rules: ${JSON.stringify(cure.rules)}`;
+    case "lossScale":
+      return `a loss scale ${cure.divisor} times smaller`;
+    case "none":
+      return cure.advice;
+  }
+}

@@ -1,0 +1,135 @@
+/** Probes: every floating value of a step with its place, and two numbers of each: how many elements are not finite, and the largest. */
+import { differentiatedNode } from "../autodiff/backward.ts";
+import { isFloat } from "../formats/index.ts";
+import { type Node, observingNodes } from "../ir/graph.ts";
+import { topological } from "../ir/walk.ts";
+import { type CastReason, fullPrecision, placeNow, reasonOf, underRules } from "../precision/autocast.ts";
+import type { AutocastRule } from "../precision/rules.ts";
+import { concatenate, where } from "./functions.ts";
+import { launch } from "./realize.ts";
+import { Recording } from "./recording.ts";
+import { Tensor } from "./tensor.ts";
+import { currentTrace } from "./trace.ts";
+
+/** Where a value is computed. */
+export interface Place {
+  readonly function: string | null;
+  readonly module: string | null;
+  /** The op whose gradient it belongs to; null in forward. */
+  readonly gradientOf: string | null;
+}
+
+/** One value of a step. */
+export interface Probe {
+  readonly node: Node;
+  readonly place: Place;
+  /** It is made of a gradient. */
+  readonly isGradient: boolean;
+  /** Why it was cast, if autocast did. */
+  readonly reason: CastReason | undefined;
+  /** Elements that are infinite or NaN. */
+  readonly nonFinite: number;
+  /** Largest magnitude among the finite ones. */
+  readonly largest: number;
+}
+
+export interface ProbedStep {
+  /** In the order of the program; inputs before what is made of them. */
+  readonly probes: readonly Probe[];
+  /** Whether everything that the step returns and every gradient is finite. */
+  readonly isFinite: boolean;
+}
+
+/** How a step is probed. */
+export interface ProbeOptions {
+  /** Rules that every region begins with. Default none. */
+  readonly rules?: readonly AutocastRule[];
+  /** Autocast and policies off. Default false. */
+  readonly full?: boolean;
+}
+
+/** Runs a step on these arguments and looks at every value; nothing is assigned. */
+export async function probeStep<A extends readonly Tensor[]>(
+  step: (...args: A) => unknown,
+  args: A,
+  { rules = [], full = false }: ProbeOptions = {},
+): Promise<ProbedStep> {
+  const places = new Map<Node, Place>();
+  let seen: readonly Node[] = [];
+  let results: readonly Node[] = [];
+  const traced = (...given: readonly Tensor[]): Tensor => {
+    const run = (): unknown =>
+      observingNodes(
+        (node) => note(places, node),
+        () => step(...(given as unknown as A)),
+      );
+    const returned = full ? fullPrecision(run) : underRules(rules, run);
+    results = [...tensorsIn(returned), ...(currentTrace()?.differentiated ?? []).flatMap(({ gradients }) => gradients)];
+    seen = topological(results).filter(isProbed);
+    return numbersOf(seen);
+  };
+  const recording = new Recording(traced, args, { effects: false });
+  const { leaves, done } = launch(args.map((a) => a.node));
+  const numbers = await (await recording.run(leaves, done)).data();
+  const ofGradients = madeOfGradients(seen, places);
+  const probes = seen.map((node, i) => ({
+    node,
+    place: places.get(node) ?? NOWHERE,
+    isGradient: ofGradients.has(node),
+    reason: reasonOf(node),
+    nonFinite: Number(numbers[i]),
+    largest: Number(numbers[seen.length + i]),
+  }));
+  const broken = new Set(probes.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
+  return { probes, isFinite: !results.some((node) => broken.has(memoryBehind(node))) };
+}
+
+/** Gradients, and everything that is computed from them; `nodes` inputs first. */
+function madeOfGradients(nodes: readonly Node[], places: ReadonlyMap<Node, Place>): ReadonlySet<Node> {
+  const found = new Set<Node>();
+  for (const node of nodes) {
+    const own = (places.get(node) ?? NOWHERE).gradientOf !== null;
+    if (own || node.inputs.some((input) => found.has(memoryBehind(input)))) found.add(node);
+  }
+  return found;
+}
+
+const NOWHERE: Place = { function: null, module: null, gradientOf: null };
+
+function note(places: Map<Node, Place>, node: Node): void {
+  if (places.has(node)) return;
+  const source = differentiatedNode();
+  if (source === null) places.set(node, { ...placeNow(), gradientOf: null });
+  else places.set(node, { ...(places.get(source) ?? NOWHERE), gradientOf: source.op.name });
+}
+
+/** Views have the elements of what they look at; integers are always finite. */
+const isProbed = (node: Node): boolean => isFloat(node.dtype) && node.op.kind !== "movement" && !isConstant(node);
+const isConstant = ({ op }: Node): boolean => op.kind === "source" && op.source !== "input";
+
+/** What a view looks at. */
+export function memoryBehind(node: Node): Node {
+  const [x] = node.inputs;
+  return node.op.kind === "movement" && x !== undefined ? memoryBehind(x) : node;
+}
+
+/** (2 · nodes): counts, then magnitudes, float32. */
+function numbersOf(nodes: readonly Node[]): Tensor {
+  const scalars = nodes.map((node) => {
+    const x = new Tensor(node);
+    const finite = x.isFinite();
+    return {
+      count: finite.not().cast("float32").sum().reshape([1]),
+      largest: where(finite, x.abs(), 0).cast("float32").max().reshape([1]),
+    };
+  });
+  return concatenate([...scalars.map(({ count }) => count), ...scalars.map(({ largest }) => largest)]);
+}
+
+/** Floating tensors in arrays and plain objects. */
+function tensorsIn(value: unknown): readonly Node[] {
+  if (value instanceof Tensor) return isFloat(value.dtype) ? [value.node] : [];
+  if (Array.isArray(value)) return value.flatMap(tensorsIn);
+  if (typeof value !== "object" || value === null || Object.getPrototypeOf(value) !== Object.prototype) return [];
+  return Object.values(value).flatMap(tensorsIn);
+}
