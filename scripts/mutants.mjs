@@ -83,6 +83,22 @@ const MUTANTS = [
     expected: "a rule by row",
   },
   {
+    name: "an overflow blamed on whoever received it",
+    file: "src/tensor/overflow.ts",
+    find: "nonFinite > 0 && !node.inputs.some((input) => broken.has(memoryBehind(input))),",
+    replace: "nonFinite > 0 && node.inputs.some((input) => broken.has(memoryBehind(input))),",
+    test: "test/tensor/overflow.test.ts",
+    expected: "a product beyond 65504 is found in its module",
+  },
+  {
+    name: "rules of a search that are not needed",
+    file: "src/tensor/policy-search.ts",
+    find: "found.length === 0 ? found : await search.shrink(found)",
+    replace: "found",
+    test: "test/tensor/policy-search.test.ts",
+    expected: "names the op in the one module that matters",
+  },
+  {
     name: "the first rule decides",
     file: "src/precision/rules.ts",
     find: "rules.findLast(",

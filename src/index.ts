@@ -77,6 +77,7 @@ export {
   type OverflowReport,
 } from "./tensor/overflow.ts";
 export { formatMemoryPlan } from "./tensor/plan.ts";
+export { type RuleSearch, type RuleSearchOptions, searchRules } from "./tensor/policy-search.ts";
 export {
   type AveragePoolOptions,
   adaptiveAvgPool1d,

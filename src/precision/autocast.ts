@@ -219,11 +219,37 @@ function castTo(
   });
 }
 
-/** The class in force: the user's last rule that matches inside a region, else the row's. */
-function classOf({ name, autocast }: Pick<Op, "name" | "autocast">): { autocast: AutocastClass; rule: string | null } {
+/**
+ * The dtype in which a norm keeps its normalised value for backward: the region's, unless a rule has the norm in float32;
+ * outside of regions that of `x`.
+ */
+export function savedDType(op: string, x: Node): DType {
+  const { dtype } = current;
+  if (dtype === null) return x.dtype;
+  const rule = userRule(op);
+  const saved = rule?.autocast === "wide" ? "float32" : dtype;
+  observer?.({
+    op: "saved",
+    function: current.function ?? op,
+    module: current.path(),
+    autocast: saved === dtype ? "narrow" : "wide",
+    rule: rule?.text ?? null,
+    dtype: saved,
+  });
+  return saved;
+}
+
+/** The user's rule for an op here; none outside of regions. */
+function userRule(name: string): ReadyRule | null {
   const { dtype, rules, path } = current;
   const called = current.function === null ? [name] : [name, current.function];
-  const rule = dtype === null || rules.length === 0 ? null : ruleFor(rules, called, path);
+  return dtype === null || rules.length === 0 ? null : ruleFor(rules, called, path);
+}
+
+/** The class in force: the user's last rule that matches inside a region, else the row's. */
+function classOf({ name, autocast }: Pick<Op, "name" | "autocast">): { autocast: AutocastClass; rule: string | null } {
+  const { dtype } = current;
+  const rule = userRule(name);
   if (rule !== null) return { autocast: rule.autocast, rule: rule.text };
   if (typeof autocast !== "object") return { autocast, rule: null };
   if (dtype === null) return { autocast: "as-is", rule: null };

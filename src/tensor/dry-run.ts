@@ -2,7 +2,8 @@
 import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
-import { type AutocastDecision, fullPrecision, observingDecisions } from "../precision/autocast.ts";
+import { type AutocastDecision, fullPrecision, observingDecisions, underRules } from "../precision/autocast.ts";
+import type { AutocastRule } from "../precision/rules.ts";
 import { describeCast, type ExplainedCast, explain } from "./explain.ts";
 import { showBytes } from "./plan.ts";
 import { launch } from "./realize.ts";
@@ -36,9 +37,6 @@ export interface DryRun {
   readonly gradients: readonly EstimatedError[];
 }
 
-/** What a run computed, by name. */
-type Values = ReadonlyMap<string, Tensor>;
-
 /**
  * Records a step twice, as written and in float32, and computes both on these arguments: casts, bytes, and the error of what
  * it returns and of its gradients. Nothing is assigned: parameters, optimizer, scaler and random streams keep their values.
@@ -51,23 +49,52 @@ type Values = ReadonlyMap<string, Tensor>;
  * console.log(formatDryRun(report));
  */
 export async function dryRun<A extends readonly Tensor[]>(step: (...args: A) => unknown, ...args: A): Promise<DryRun> {
-  const decisions: AutocastDecision[] = [];
-  const casts: ExplainedCast[] = [];
-  const mixed = record(args, (given) =>
-    observingDecisions(
-      (decision) => decisions.push(decision),
-      () => traced(step, given, casts),
-    ),
-  );
-  const plain = record(args, (given) => fullPrecision(() => traced(step, given, [])));
-  const [own, twin] = [await run(mixed, args), await run(plain, args)];
+  const own = await computeStep(step, args);
+  const twin = await computeStep(step, args, { full: true });
   return {
-    ops: grouped(decisions),
-    casts,
-    plan: mixed.plan(),
-    float32Plan: plain.plan(),
+    ops: grouped(own.decisions),
+    casts: own.casts,
+    plan: own.plan,
+    float32Plan: twin.plan,
     outputs: await errorsOf(own.outputs, twin.outputs),
     gradients: await errorsOf(own.gradients, twin.gradients),
+  };
+}
+
+/** Floating values by name. */
+type Values = ReadonlyMap<string, Tensor>;
+
+/** What a step computed, and what autocast did to it on the way. */
+export interface ComputedStep {
+  readonly outputs: Values;
+  readonly gradients: Values;
+  readonly decisions: readonly AutocastDecision[];
+  readonly casts: readonly ExplainedCast[];
+  readonly plan: MemoryPlan;
+}
+
+/** Computes what a step returns and its gradients, and assigns nothing. `full`: autocast and policies off. */
+export async function computeStep<A extends readonly Tensor[]>(
+  step: (...args: A) => unknown,
+  args: A,
+  { rules = [], full = false }: { readonly rules?: readonly AutocastRule[]; readonly full?: boolean } = {},
+): Promise<ComputedStep> {
+  const decisions: AutocastDecision[] = [];
+  const casts: ExplainedCast[] = [];
+  const traced = (...given: readonly Tensor[]): Traced => {
+    const run = (): Traced => resultsOf(step, given as unknown as A, casts);
+    const ruled = (): Traced => (full ? fullPrecision(run) : underRules(rules, run));
+    return observingDecisions((decision) => decisions.push(decision), ruled);
+  };
+  const recording = new Recording(traced, args, { effects: false });
+  const { leaves, done } = launch(args.map((a) => a.node));
+  const { outputs, gradients } = await recording.run(leaves, done);
+  return {
+    outputs: new Map(Object.entries(outputs)),
+    gradients: new Map(Object.entries(gradients)),
+    decisions,
+    casts,
+    plan: recording.plan(),
   };
 }
 
@@ -76,11 +103,12 @@ interface Traced {
   readonly gradients: Record<string, Tensor>;
 }
 
-const record = <A extends readonly Tensor[]>(args: A, fn: (args: A) => Traced): Recording<Traced> =>
-  new Recording((...given: readonly Tensor[]) => fn(given as unknown as A), args, { effects: false });
-
 /** What the step returns and what it differentiated; `casts` receives what autocast inserted on the way there. */
-function traced<A extends readonly Tensor[]>(step: (...args: A) => unknown, args: A, casts: ExplainedCast[]): Traced {
+function resultsOf<A extends readonly Tensor[]>(
+  step: (...args: A) => unknown,
+  args: A,
+  casts: ExplainedCast[],
+): Traced {
   const outputs = Object.fromEntries(named(step(...args), ""));
   const gradients = Object.fromEntries(
     (currentTrace()?.differentiated ?? []).flatMap(({ parameters, gradients: nodes }) =>
@@ -106,16 +134,8 @@ function named(value: unknown, path: string): readonly (readonly [string, Tensor
   return Object.entries(value).flatMap(([key, part]) => named(part, path === "" ? key : `${path}.${key}`));
 }
 
-async function run(
-  recording: Recording<Traced>,
-  args: readonly Tensor[],
-): Promise<{ outputs: Values; gradients: Values }> {
-  const { leaves, done } = launch(args.map((a) => a.node));
-  const { outputs, gradients } = await recording.run(leaves, done);
-  return { outputs: new Map(Object.entries(outputs)), gradients: new Map(Object.entries(gradients)) };
-}
-
-async function errorsOf(own: Values, twin: Values): Promise<readonly EstimatedError[]> {
+/** Errors by name, the largest first. */
+export async function errorsOf(own: Values, twin: Values): Promise<readonly EstimatedError[]> {
   const errors: EstimatedError[] = [];
   for (const [name, tensor] of own) {
     const reference = twin.get(name);
@@ -138,7 +158,8 @@ export function relativeError(x: ArrayLike<number>, y: ArrayLike<number>): numbe
   return distance === 0 ? 0 : Math.sqrt(distance / norm);
 }
 
-function grouped(decisions: readonly AutocastDecision[]): readonly DecidedOps[] {
+/** Decisions that are the same, together. */
+export function grouped(decisions: readonly AutocastDecision[]): readonly DecidedOps[] {
   const groups = new Map<string, { decision: AutocastDecision; count: number; modules: Set<string> }>();
   for (const decision of decisions) {
     const { module, ...rest } = decision;

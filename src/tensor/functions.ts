@@ -4,7 +4,7 @@ import { isFloat } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
 import { broadcastShapes, normalizeAxis } from "../ops/shape.ts";
-import { autocastDType, castOperands, inFunction } from "../precision/autocast.ts";
+import { castOperands, inFunction, savedDType } from "../precision/autocast.ts";
 import { requireInteger } from "../precision/options.ts";
 import { composite, pointwise, rowsTimesMatrix } from "./apply.ts";
 import { type Operand, Tensor } from "./tensor.ts";
@@ -121,7 +121,7 @@ function norm(
       "value.range",
       `norm: eps is ${eps} and the shape [${x.shape.join(", ")}]; expected eps ≥ 0 and at least one axis`,
     );
-  const saved = autocastDType() ?? x.dtype;
+  const saved = savedDType("normalize", x.node);
   const normalized = composite("normalize", [x.node], { eps, center, saved });
   if (weight === undefined) return new Tensor(normalized);
   const copy = build.cast(build.cast(normalized, saved), normalized.dtype);

@@ -1,6 +1,6 @@
 /** Norms of channels: batch norm with its running statistics, and group norm. Channels come second: (batch, channels, …). */
 import { BinadeError } from "../errors.ts";
-import { autocastDType } from "../precision/autocast.ts";
+import { savedDType } from "../precision/autocast.ts";
 import { isFraction, isNonNegative, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { composite } from "./apply.ts";
 import { full } from "./create.ts";
@@ -47,7 +47,7 @@ export function batchNorm(x: Tensor, weight?: Tensor, bias?: Tensor, options: Ba
   requireNumber("batchNorm: momentum", momentum, isFraction, "a number from 0 to 1");
   const operands = [x.node, ...parametersOf(x, weight, bias)];
   if (!training) return new Tensor(composite("batchNormWith", [...operands, ...statisticsOf(running)], { eps }));
-  const saved = autocastDType() ?? x.dtype;
+  const saved = savedDType("batchNorm", x.node);
   const result = new Tensor(composite("batchNorm", operands, { eps, saved }));
   const count = x.size / (x.shape[1] ?? 1);
   if (count === 1) {
@@ -112,6 +112,6 @@ export function groupNorm(
   const { eps = NORM_EPS } = options;
   requireInteger("groupNorm: groups", groups, 1);
   requireNumber("groupNorm: eps", eps, isNonNegative, "a finite number ≥ 0");
-  const saved = autocastDType() ?? x.dtype;
+  const saved = savedDType("groupNorm", x.node);
   return new Tensor(composite("groupNorm", [x.node, ...parametersOf(x, weight, bias)], { eps, groups, saved }));
 }

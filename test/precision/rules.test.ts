@@ -11,6 +11,7 @@ import {
   layerNorm,
   linear,
   nn,
+  ones,
   Tensor,
   tensor,
   useDevice,
@@ -107,6 +108,15 @@ describe("a rule", () => {
     const allowed = [{ op: "binaryCrossEntropy", autocast: "wide" }] as const;
     expect(under(allowed, () => binaryCrossEntropy(p.cast("bfloat16"), t.cast("bfloat16")))).toBe("float32");
     expect(binaryCrossEntropy(p, t).dtype).toBe("float32");
+  });
+
+  it("that has a norm in float32 has it keep its value for backward so", () => {
+    const x = tensor(Float32Array.from({ length: 3 * 64 }, Math.sin), { shape: [3, 64] });
+    const kept = (rules: readonly AutocastRule[]): boolean =>
+      explain(autocast("bfloat16", () => layerNorm(x, ones([64])), { rules })).some(({ to }) => to === "bfloat16");
+    expect(kept([])).toBe(true);
+    expect(kept([{ op: "layerNorm", autocast: "wide" }])).toBe(false);
+    expect(kept([{ op: "rmsNorm", autocast: "wide" }])).toBe(true);
   });
 
   it("is told with its reason", () => {

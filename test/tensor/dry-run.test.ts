@@ -121,6 +121,7 @@ describe("a dry run", () => {
       },
     ]);
     expect(of("matmul")[0]?.modules).toContain("blocks.0.feedForward.contract");
+    expect(of("saved")).toMatchObject([{ function: "layerNorm", autocast: "narrow", dtype: "bfloat16", count: 3 }]);
     expect(of("crossEntropyRows")[0]).toMatchObject({ dtype: "float32", modules: [] });
     expect(casts.every(({ reason }) => reason !== null)).toBe(true);
     expect(casts.filter(({ value }) => value === "head.weight")).toHaveLength(1);
