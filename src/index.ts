@@ -13,20 +13,24 @@ export {
   globalNorm,
   type ReadOutcome,
   readOutcome,
+  type SkipReason,
   type StepOutcome,
 } from "./optim/index.ts";
 export { type AutocastOptions, autocast, autocastDType } from "./precision/autocast.ts";
+export { type LogMaxOptions, logMaxRule } from "./precision/logMax.ts";
 export {
   initialLossScale,
   isAtFloor,
+  type LossScaleMove,
   type LossScaleOptions,
-  type LossScaleRule,
   type LossScaleState,
   lossScaleRule,
+  moveLossScale,
   nextLossScale,
 } from "./precision/lossScale.ts";
 export { formatPolicy, type Policy, parsePolicy } from "./precision/policy.ts";
 export type { AutocastClass, AutocastRule } from "./precision/rules.ts";
+export { type CheckedValues, type LossScaleRule, SCALE_PRESETS, type ScalePreset } from "./precision/scalePresets.ts";
 export { type CheckpointOptions, checkpoint } from "./tensor/checkpoint.ts";
 export { type Compiled, type CompileOptions, compile, debug } from "./tensor/compile.ts";
 export {
@@ -60,6 +64,7 @@ export {
   where,
 } from "./tensor/functions.ts";
 export {
+  addGradients,
   type Grads,
   gradients,
   gradientsFrom,

@@ -2,6 +2,7 @@
 import { BinadeError } from "../errors.ts";
 import { requireKnownKeys } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
+import { where } from "../tensor/functions.ts";
 import {
   type Grads,
   markGrads,
@@ -9,16 +10,17 @@ import {
   originOf,
   type Parameters,
   parametersOf,
-  type ScaledLoss,
 } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
+import type { GradScaler } from "./gradScaler.ts";
+import { sessionOf } from "./scalerSession.ts";
 
 export interface GradientAccumulatorOptions {
   /** What `take` gives: the mean over the calls of `add` (default), or their sum. */
   readonly reduction?: "mean" | "sum";
   /** The scaler whose scaled gradients are added; without it, gradients of plain losses are. */
-  readonly scaler?: ScaledLoss["scaler"];
+  readonly scaler?: GradScaler;
 }
 
 const REDUCTIONS = ["mean", "sum"] as const;
@@ -27,7 +29,7 @@ const REDUCTIONS = ["mean", "sum"] as const;
  * Sums of gradients over several calls: one program adds the gradients of a micro-batch, another takes them and steps. The sums
  * are float32 variables whatever the gradients' dtype: in float16 a sum of ones stops at 2048, in bfloat16 at 256. `add` never
  * skips, so one gradient that is not finite stays visible in the sum, and the step over it is skipped whole. With a scaler, the
- * loss scale must not change between the first `add` and the step: call its `update` after the step, not in between.
+ * sums have the loss scale of the first `add`: should it move before the step, later gradients are brought to it.
  *
  * Of k micro-batches of one size, the mean of their mean losses' gradients is the gradient of the whole batch's mean loss. The
  * variables take 4 bytes per parameter, and belong in a checkpoint that is written between `add` and `take`.
@@ -52,11 +54,12 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
   readonly #count: Variable;
   readonly #reduction: (typeof REDUCTIONS)[number];
   readonly #origin: Origin;
+  readonly #window: Window | null;
 
   constructor(
     parameters: Parameters,
     options?: GradientAccumulatorOptions &
-      (S extends "scaled" ? { readonly scaler: object } : { readonly scaler?: never }),
+      (S extends "scaled" ? { readonly scaler: GradScaler } : { readonly scaler?: never }),
   );
   constructor(parameters: Parameters, options: GradientAccumulatorOptions = {}) {
     requireKnownKeys("GradientAccumulator", options, ["reduction", "scaler"]);
@@ -72,7 +75,8 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
       throw new BinadeError("option.invalid", `${sentence}; pass a module or a list of variables`);
     }
     this.#reduction = reduction;
-    this.#origin = scaler === undefined ? { kind: "plain", scaler: null } : { kind: "scaled", scaler };
+    this.#origin = scaler === undefined ? { kind: "plain", scalers: [] } : { kind: "scaled", scalers: [scaler] };
+    this.#window = scaler === undefined ? null : new Window(scaler, first);
     this.#sums = new Map(variables.map((parameter) => [parameter, sumOf(parameter)]));
     this.#count = new Variable("microSteps", [], "int32", undefined, first.device);
     this.#count.role = "gradientSum";
@@ -99,15 +103,20 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
       const sentence = "GradientAccumulator: no gradient belongs to any of its parameters";
       throw new BinadeError("gradient.missing", `${sentence}; pass gradients(loss, model) of the same model`);
     }
-    for (const [sum, gradient] of entries) sum.assign(sum.read().add(gradient.cast("float32")));
+    const factor = this.#window?.add(this.#count.read().equal(0)) ?? null;
+    for (const [sum, gradient] of entries) {
+      const wide = gradient.cast("float32");
+      sum.assign(sum.read().add(factor === null ? wide : wide.mul(factor)));
+    }
     this.#count.assign(this.#count.read().add(1));
   }
 
   #requireOrigin(grads: Grads<S>): void {
-    const { kind, scaler } = this.#origin;
+    const { kind, scalers } = this.#origin;
     const origin = originOf(grads);
     if (kind === "plain" && (origin === undefined || origin.kind === "plain")) return;
-    if (kind === "scaled" && origin?.kind === "scaled" && origin.scaler === scaler) return;
+    if (kind === "scaled" && origin?.kind === "scaled" && scalers.every((scaler) => origin.scalers.includes(scaler)))
+      return;
     const expected =
       kind === "plain"
         ? "those of a plain loss, since it has no scaler; construct it with { scaler }"
@@ -121,8 +130,10 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
    */
   take(): Grads<S> {
     const count = this.#count.read().cast("float32").maximum(1);
+    const factor = this.#window?.take() ?? null;
     const taken = [...this.#sums].map(([parameter, sum]) => {
-      const gradient: Tensor = this.#reduction === "mean" ? sum.read().div(count) : sum.read();
+      const scaled = factor === null ? sum.read() : sum.read().mul(factor);
+      const gradient: Tensor = this.#reduction === "mean" ? scaled.div(count) : scaled;
       return [parameter, gradient] as const;
     });
     for (const sum of this.#sums.values()) sum.assign(full(sum.shape, 0));
@@ -130,9 +141,53 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
     return markGrads<S>(taken, this.#origin);
   }
 
-  /** State for checkpoints by name: "microSteps", and "<parameter>.sum" for every parameter. */
+  /**
+   * State for checkpoints by name: "microSteps", "<parameter>.sum" for every parameter, and with a scaler "sum.lossScale" and
+   * "sum.lossFinite".
+   */
   namedState(): ReadonlyMap<string, Variable> {
-    return new Map([this.#count, ...this.#sums.values()].map((variable) => [variable.name, variable]));
+    const all = [this.#count, ...this.#sums.values(), ...(this.#window?.variables ?? [])];
+    return new Map(all.map((variable) => [variable.name, variable]));
+  }
+}
+
+/** The calls of `add` between two of `take`: their one loss scale, and whether their losses were finite. */
+class Window {
+  readonly #scaler: GradScaler;
+  readonly #scale: Variable;
+  readonly #finite: Variable;
+
+  constructor(scaler: GradScaler, { device }: Variable) {
+    this.#scaler = scaler;
+    const scalar = (name: string): Variable => {
+      const made = new Variable(`sum.${name}`, [], "float32", new Float32Array([1]), device);
+      made.role = "gradientSum";
+      return made;
+    };
+    this.#scale = scalar("lossScale");
+    this.#finite = scalar("lossFinite");
+  }
+
+  get variables(): readonly Variable[] {
+    return [this.#scale, this.#finite];
+  }
+
+  /** The factor that brings gradients to the window's scale: 1 but after a move, and then a ratio of powers of two. */
+  add(isFirst: Tensor): Tensor {
+    const scale = where(isFirst, this.#scaler.lossScale, this.#scale.read());
+    this.#scale.assign(scale);
+    this.#finite.assign(this.#finite.read().mul(sessionOf(this.#scaler).lossFinite.cast("float32")));
+    return scale.div(this.#scaler.lossScale);
+  }
+
+  /** The factor that brings sums to the present scale; what is known of the losses goes to the scaler's session. */
+  take(): Tensor {
+    const session = sessionOf(this.#scaler);
+    session.lossFinite = session.lossFinite.and(this.#finite.read().equal(1));
+    // Whether a loss was 0 is not kept: a window of gradients that are all 0 counts as an underflow where that is asked for.
+    session.lossNonZero = full([], 1, "bool");
+    this.#finite.assign(full([], 1));
+    return this.#scaler.lossScale.div(this.#scale.read());
   }
 }
 

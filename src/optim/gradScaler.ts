@@ -1,48 +1,36 @@
 /** GradScaler: scales losses, unscales and checks gradients, steps only if all are finite, and moves the scale. */
 import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
-import { initialLossScale, type LossScaleOptions, type LossScaleRule, lossScaleRule } from "../precision/lossScale.ts";
+import { topological } from "../ir/walk.ts";
+import { USABLE_SCALES } from "../precision/lossScale.ts";
 import { isPositive, requireKnownKeys, requireNumber } from "../precision/options.ts";
-import { full } from "../tensor/create.ts";
 import { decideStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
-import { realize } from "../tensor/realize.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { currentTrace, guarded, type Trace } from "../tensor/trace.ts";
-import { Variable } from "../tensor/variable.ts";
+import type { Variable } from "../tensor/variable.ts";
 import { nonFiniteCount } from "./finite.ts";
+import {
+  allCheckedFinite,
+  type Checked,
+  type Entry,
+  type Judgement,
+  judge,
+  largestMagnitude,
+  unscaleAndCheck,
+} from "./gradientCheck.ts";
 import type { Steppable } from "./optimizer.ts";
 import type { StepOutcome } from "./outcome.ts";
-import {
-  type Checked,
-  countNonFinite,
-  newSession,
-  orderError,
-  requireGradients,
-  type Session,
-} from "./scalerSession.ts";
-import { nextScaleTensors } from "./scaleTransition.ts";
-
-export interface GradScalerOptions extends LossScaleOptions {
-  /** false: losses pass unscaled, but gradients are checked and bad steps skipped all the same. Default true. */
-  readonly enabled?: boolean;
-  /** A scale that never moves, > 0, instead of a dynamic one. */
-  readonly staticScale?: number;
-}
+import { listNames, orderError, requireGradients, restartSession, type Session, sessionOf } from "./scalerSession.ts";
+import { type GradScalerOptions, type SavedScaler, ScaleSource } from "./scaleSource.ts";
 
 export interface StepOptions {
   /** Check gradients that were changed after `unscale` once more. Default true; PyTorch does not. */
   readonly checkGradients?: boolean;
-}
-
-/** The saved state of a dynamic scaler. */
-export interface ScalerState {
-  readonly scale: number;
-  readonly growthFactor: number;
-  readonly backoffFactor: number;
-  readonly growthInterval: number;
-  readonly growthTracker: number;
+  /** Skip a step whose finite gradients have a global norm above this, before clipping; > 0. Default: none is. */
+  readonly skipNormAbove?: number;
+  /** Skip a step whose gradients are all exactly 0 though a loss is not. Default false: such a step is applied. */
+  readonly skipZeroGradients?: boolean;
 }
 
 /** Tensors in arrays, nested. */
@@ -51,16 +39,11 @@ export type Scaled<T extends LossTree> = T extends Tensor
   ? ScaledLoss
   : { readonly [K in keyof T]: T[K] extends LossTree ? Scaled<T[K]> : never };
 
-type Mode =
-  | { readonly kind: "dynamic"; readonly scale: Variable; readonly growthTracker: Variable }
-  | { readonly kind: "static"; readonly scale: number };
-
-const STATE_KEYS = ["scale", "growthFactor", "backoffFactor", "growthInterval", "growthTracker"] as const;
-
 /**
  * Loss scaling for float16: `scale` the loss, take gradients, `unscale`, `step` each optimizer, `update` once. A step with
  * a gradient that is not finite, scaled or unscaled, changes no parameter and no optimizer state. The dynamic scale follows
- * PyTorch's rule with a floor and a ceiling (see `nextLossScale`). Nothing here waits for the device.
+ * PyTorch's rule with a floor and a ceiling (see `nextLossScale`), another system's with `preset`, or the distribution of
+ * gradients with `logMax`. Nothing here waits for the device.
  *
  * @throws BinadeError `option.unknown`, `option.invalid` or `value.range` for a bad option.
  * @example
@@ -74,52 +57,19 @@ const STATE_KEYS = ["scale", "growthFactor", "backoffFactor", "growthInterval", 
  * });
  */
 export class GradScaler {
-  readonly enabled: boolean;
-  readonly #mode: Mode;
-  #rule: LossScaleRule;
-  readonly #recorded = new WeakMap<Trace, Session>();
-  #eager = newSession();
+  readonly #source: ScaleSource;
 
   constructor(options: GradScalerOptions = {}) {
-    const { enabled = true, staticScale, ...dynamic } = options;
-    this.enabled = enabled;
-    this.#rule = lossScaleRule(dynamic);
-    if (staticScale !== undefined) {
-      requireKnownKeys("GradScaler with staticScale", dynamic, []);
-      requireNumber("GradScaler: staticScale", Math.fround(staticScale), isPositive, "a number > 0 within float32");
-    }
-    this.#mode =
-      !enabled || staticScale !== undefined
-        ? { kind: "static", scale: enabled ? Math.fround(staticScale ?? 1) : 1 }
-        : this.#dynamicMode();
+    this.#source = new ScaleSource(options);
   }
 
-  #dynamicMode(): Mode {
-    const { scale, growthTracker } = initialLossScale(this.#rule);
-    return {
-      kind: "dynamic",
-      scale: new Variable("lossScale.scale", [], "float32", new Float32Array([scale])),
-      growthTracker: new Variable("lossScale.growthTracker", [], "int32", new Int32Array([growthTracker])),
-    };
+  get enabled(): boolean {
+    return this.#source.enabled;
   }
 
   /** The scale as a float32 scalar: for gradient penalties, and for logs. 1 if disabled. */
   get lossScale(): Tensor {
-    return this.#mode.kind === "dynamic" ? this.#mode.scale.read() : full([], this.#mode.scale);
-  }
-
-  get #session(): Session {
-    const trace = currentTrace();
-    if (trace === null) return this.#eager;
-    const session = this.#recorded.get(trace) ?? newSession();
-    this.#recorded.set(trace, session);
-    return session;
-  }
-
-  #restartSession(): void {
-    const trace = currentTrace();
-    if (trace === null) this.#eager = newSession();
-    else this.#recorded.set(trace, newSession());
+    return this.#source.read();
   }
 
   /**
@@ -132,27 +82,53 @@ export class GradScaler {
   scale<const T extends LossTree>(losses: T): Scaled<T>;
   scale(losses: LossTree): unknown {
     const list = flattenLosses(losses);
-    const session = this.#session;
-    const finite = list.map((loss) => nonFiniteCount(loss).equal(0));
-    session.lossFinite = finite.reduce((all, one) => all.and(one), session.lossFinite);
+    const session = sessionOf(this);
+    for (const loss of list) {
+      session.lossFinite = session.lossFinite.and(nonFiniteCount(loss).equal(0));
+      session.lossNonZero = session.lossNonZero.or(loss.notEqual(0).cast("float32").sum().greater(0));
+    }
     return this.#scaleTree(losses);
   }
 
   #scaleTree(losses: LossTree): ScaledLoss | readonly unknown[] {
     if (!(losses instanceof Tensor)) return losses.map((loss) => this.#scaleTree(loss));
-    if (!this.#scales) return new ScaledLoss(losses, this);
+    if (this.#source.isOne) return new ScaledLoss(losses, this);
     const wide = losses.dtype === "float64" ? losses : losses.cast("float32");
     return new ScaledLoss(wide.mul(this.lossScale.cast(wide.dtype)), this);
   }
 
-  /** Whether the scale can be other than 1. */
-  get #scales(): boolean {
-    return this.#mode.kind === "dynamic" || this.#mode.scale !== 1;
+  /**
+   * `x` itself, at a border between parameters of two scalers: its cotangent, which `from` scaled, goes on scaled by this
+   * scaler. Everything that the parameters below the border give to the loss must pass through one; take their gradients
+   * with `scaledGradients(grads, parameters)`.
+   *
+   * @throws BinadeError `scaler.order` if both are the same scaler.
+   * @example
+   * const hidden = lower.rescale(encoder.forward(x), upper);
+   * const grads = gradients(upper.scale(crossEntropy(head.forward(hidden), y)), model);
+   * const outcomes = [upper.step(headOptimizer, upper.unscale(grads, headOptimizer)),
+   *   lower.step(encoderOptimizer, lower.scaledGradients(grads, encoder))];
+   */
+  rescale(x: Tensor, from: GradScaler): Tensor {
+    if (from === this) throw orderError("rescale: both sides of the border have the same scaler; it needs no border");
+    sessionOf(from).boundaries.push(x);
+    const constant = x.detach();
+    // x − x is 0, so the value is x's own; the product is differentiated in float32, where every ratio of scales fits.
+    const nothing = x.sub(constant).cast("float32").mul(this.lossScale.div(from.lossScale));
+    return constant.add(nothing.cast(x.dtype));
   }
 
-  /** Gradients of a scaled loss that were computed by other means, such as sums over micro-batches kept in variables. */
-  scaledGradients(entries: Iterable<readonly [Variable, Tensor]>): Grads<"scaled"> {
-    return markGrads<"scaled">(entries, { kind: "scaled", scaler: this });
+  /**
+   * Gradients of a scaled loss that were computed by other means, such as sums over micro-batches kept in variables; or those
+   * of `parameters` among the gradients of another scaler's loss, which came through `rescale`.
+   */
+  scaledGradients(
+    entries: Iterable<readonly [Variable, Tensor]>,
+    parameters?: Pick<Steppable, "parameters">,
+  ): Grads<"scaled"> {
+    const wanted = parameters === undefined ? null : new Set(parameters.parameters());
+    const own = [...entries].filter(([parameter]) => wanted === null || wanted.has(parameter));
+    return markGrads<"scaled">(own, { kind: "scaled", scalers: [this] });
   }
 
   /**
@@ -165,35 +141,48 @@ export class GradScaler {
    */
   unscale(grads: Grads<"scaled">, optimizer?: Steppable): Grads<"true"> {
     const checked = this.#check(grads, optimizer);
-    for (const [parameter, entry] of checked) this.#session.checked.set(parameter, entry);
+    for (const [parameter, entry] of checked) sessionOf(this).checked.set(parameter, entry);
     return this.#trueGradients(checked);
   }
 
   #trueGradients(checked: ReadonlyMap<Variable, Checked>): Grads<"true"> {
     const entries = [...checked].map(([parameter, { gradient }]) => [parameter, gradient] as const);
-    return markGrads<"true">(entries, { kind: "unscaled", scaler: this });
+    return markGrads<"true">(entries, { kind: "unscaled", scalers: [this] });
   }
 
   #check(grads: ReadonlyMap<Variable, Tensor>, optimizer: Steppable | undefined): ReadonlyMap<Variable, Checked> {
     this.#requireOrigin("unscale", grads, "scaled");
-    const wanted = optimizer === undefined ? null : new Set(optimizer.parameters());
+    const parameters = optimizer?.parameters() ?? [];
+    const wanted = optimizer === undefined ? null : new Set(parameters);
     const entries = [...grads].filter(([parameter]) => wanted === null || wanted.has(parameter));
-    requireGradients("unscale", entries);
-    const { checked, steppedParameters } = this.#session;
-    const repeated = entries.find(([parameter]) => checked.has(parameter) || steppedParameters.has(parameter))?.[0];
-    if (repeated !== undefined) {
-      const when = steppedParameters.has(repeated) ? "stepped" : "unscaled";
-      throw orderError(
-        `unscale: ${repeated.name} was ${when} already; unscale its gradients once, pass on what unscale returns, and call update() at the end of the step`,
-      );
-    }
-    const inverse = this.lossScale.reciprocal();
-    return new Map(
-      entries.map(([parameter, scaled]) => {
-        const gradient = this.#scales ? scaled.cast("float32").mul(inverse).cast(scaled.dtype) : scaled;
-        // One look serves for both sides: what was infinite or NaN is so after the product (∞ · 0 is NaN).
-        return [parameter, { gradient, nonFinite: nonFiniteCount(gradient) }];
-      }),
+    requireGradients("unscale", entries, parameters);
+    this.#requireFresh(entries);
+    this.#requireAbove(entries);
+    const { isOne, checks } = this.#source;
+    const lossScale = isOne ? null : this.lossScale;
+    return new Map(entries.map(([parameter, scaled]) => [parameter, unscaleAndCheck(scaled, lossScale, checks)]));
+  }
+
+  #requireFresh(entries: readonly Entry[]): void {
+    const { checked, steppedParameters } = sessionOf(this);
+    const repeated = entries.map(([parameter]) => parameter).filter((p) => checked.has(p) || steppedParameters.has(p));
+    const [first] = repeated;
+    if (first === undefined) return;
+    const when = steppedParameters.has(first) ? "stepped" : "unscaled";
+    throw orderError(
+      `unscale: ${listNames(repeated.map(({ name }) => name))} was ${when} already; unscale its gradients once, pass on what unscale returns, and call update() at the end of the step`,
+    );
+  }
+
+  /** Gradients from below a border are scaled by the other scaler. */
+  #requireAbove(entries: readonly Entry[]): void {
+    const { boundaries } = sessionOf(this);
+    if (boundaries.length === 0) return;
+    const below = new Set(topological(boundaries.map(({ node }) => node)));
+    const foreign = entries.map(([parameter]) => parameter).filter((parameter) => below.has(parameter.node));
+    if (foreign.length === 0) return;
+    throw orderError(
+      `unscale: ${listNames(foreign.map(({ name }) => name))} lies below rescale(), where another scaler scales; unscale it there, and pass the optimizer of the other parameters here`,
     );
   }
 
@@ -205,7 +194,7 @@ export class GradScaler {
         `${subject}: the gradients are not those of a loss that this scaler scaled; write gradients(scaler.scale(loss), model)`,
       );
     }
-    if (origin.scaler !== this)
+    if (!origin.scalers.includes(this))
       throw orderError(
         `${subject}: the gradients belong to another scaler; use one scaler for a loss and its gradients`,
       );
@@ -214,51 +203,102 @@ export class GradScaler {
 
   /**
    * Steps the optimizer if all gradients of its parameters are finite; otherwise every parameter and every state variable
-   * keeps its bits, the applied clock included. Scaled gradients are unscaled first.
+   * keeps its bits, the applied clock included. Scaled gradients are unscaled first. Of a sum of several scalers' gradients
+   * (`addGradients`) any of them makes the step, all of them judge it, and each is updated by what it found itself.
    *
    * @returns what became of the step, as tensors.
    * @throws BinadeError `scaler.order` if the optimizer stepped since the last update, or for gradients of a loss that was
-   * not scaled; `gradient.missing` if none belongs to the optimizer; otherwise as `unscale`.
+   * not scaled; `gradient.missing` if none belongs to the optimizer; `value.range` for a bad option; otherwise as `unscale`.
    */
   step(optimizer: Steppable, grads: Grads<"scaled"> | Grads<"true">, options: StepOptions = {}): StepOutcome {
-    requireKnownKeys("step", options, ["checkGradients"]);
-    const session = this.#session;
-    if (session.stepped.has(optimizer))
+    requireKnownKeys("step", options, ["checkGradients", "skipNormAbove", "skipZeroGradients"]);
+    if (options.skipNormAbove !== undefined)
+      requireNumber("step: skipNormAbove", options.skipNormAbove, isPositive, "a finite number > 0");
+    const isScaled = originOf(grads)?.kind === "scaled";
+    const scalers = isScaled ? [this] : this.#scalersOf(grads);
+    if (scalers.some((scaler) => sessionOf(scaler).stepped.has(optimizer)))
       throw orderError("step: the optimizer stepped already since the last update(); call update() once per step");
-    const fresh = originOf(grads)?.kind === "scaled" ? this.#check(grads, optimizer) : null;
+    const fresh = isScaled ? this.#check(grads, optimizer) : null;
     const trueGrads = fresh === null ? this.#acceptTrue(grads) : this.#trueGradients(fresh);
-    const entries = optimizer.parameters().flatMap((parameter) => {
+    const entries = optimizer.parameters().flatMap((parameter): Entry[] => {
       const gradient = trueGrads.get(parameter);
-      return gradient === undefined ? [] : [[parameter, gradient] as const];
+      return gradient === undefined ? [] : [[parameter, gradient]];
     });
-    requireGradients("step", entries);
-    const again = options.checkGradients ?? true;
-    const { applied, nonFinite } = countNonFinite(entries, fresh ?? session.checked, again);
+    requireGradients("step", entries, optimizer.parameters());
+    const judgement = this.#judge(entries, scalers, fresh, options);
     const updates = [...optimizer.updates(trueGrads)];
-    for (const [variable, value] of updates) variable.assign(where(applied, value, variable.read()));
-    decideStep(applied);
-    session.stepped.set(optimizer, applied);
-    for (const [parameter] of entries) session.steppedParameters.add(parameter);
-    return this.#outcome(session, { applied, nonFinite, parameters: entries.map(([parameter]) => parameter.name) });
+    for (const [variable, value] of updates) variable.assign(where(judgement.applied, value, variable.read()));
+    decideStep(judgement.applied);
+    for (const scaler of scalers) scaler.#noteStep(optimizer, entries, scalers.length === 1 ? judgement.finite : null);
+    return this.#outcome(judgement, entries);
+  }
+
+  #scalersOf(grads: ReadonlyMap<Variable, Tensor>): readonly GradScaler[] {
+    const found = originOf(grads)?.scalers.filter((scaler) => scaler instanceof GradScaler) ?? [];
+    return found.length === 0 ? [this] : found;
   }
 
   #acceptTrue(grads: ReadonlyMap<Variable, Tensor>): Grads<"true"> {
     const origin = originOf(grads);
-    if (this.#scales || origin?.kind === "unscaled") this.#requireOrigin("step", grads, "unscaled");
+    if (!this.#source.isOne || origin?.kind === "unscaled") this.#requireOrigin("step", grads, "unscaled");
     return markGrads<"true">(grads, origin);
   }
 
-  #outcome(session: Session, step: Pick<StepOutcome, "applied" | "nonFinite" | "parameters">): StepOutcome {
+  #judge(
+    entries: readonly Entry[],
+    scalers: readonly GradScaler[],
+    fresh: ReadonlyMap<Variable, Checked> | null,
+    { checkGradients = true, skipNormAbove, skipZeroGradients = false }: StepOptions,
+  ): Judgement {
+    const tables = fresh === null ? scalers.map((scaler) => sessionOf(scaler).checked) : [fresh];
+    const sessions = scalers.map((scaler) => sessionOf(scaler));
+    const usable = scalers.flatMap((scaler) => scaler.#usable() ?? []);
+    return judge({
+      entries,
+      found: entries.map(([parameter]) => tables.flatMap((table) => table.get(parameter) ?? [])),
+      again: checkGradients,
+      lossFinite: sessions.map(({ lossFinite }) => lossFinite).reduce((a, b) => a.and(b)),
+      lossNonZero: sessions.map(({ lossNonZero }) => lossNonZero).reduce((a, b) => a.or(b)),
+      usable: usable.length === 0 ? null : usable.reduce((a, b) => a.and(b)),
+      skipNormAbove,
+      skipZeroGradients,
+    });
+  }
+
+  /** bool scalar: the scale and its reciprocal are normal numbers; null where its bounds see to it. */
+  #usable(): Tensor | null {
+    const { floor, ceiling } = this.#source;
+    const { least, greatest } = USABLE_SCALES;
+    if (floor >= least && ceiling <= greatest) return null;
+    const scale = this.lossScale;
+    return scale.greaterEqual(least).and(scale.lessEqual(greatest));
+  }
+
+  /** @param finite whether the gradients were finite; null: among several scalers, each answers for its own. */
+  #noteStep(optimizer: Steppable, entries: readonly Entry[], finite: Tensor | null): void {
+    const session = sessionOf(this);
+    const own = entries.flatMap(([parameter]) => session.checked.get(parameter) ?? []);
+    session.stepped.set(optimizer, finite ?? allCheckedFinite(own));
+    for (const [parameter] of entries) session.steppedParameters.add(parameter);
+  }
+
+  #outcome({ applied, verdict, blame }: Judgement, entries: readonly Entry[]): StepOutcome {
     const before = this.lossScale;
+    const session = sessionOf(this);
     return {
-      ...step,
-      lossFinite: session.lossFinite,
+      applied,
+      verdict,
+      blame,
+      parameters: entries.map(([parameter]) => parameter.name),
       lossScaleBefore: before,
       // Known at update(), which comes after the last step and before a compiled function returns.
       get lossScaleAfter() {
-        return session.after ?? before;
+        return session.after?.lossScale ?? before;
       },
-      lossScaleFloor: this.#mode.kind === "dynamic" ? this.#rule.floor : this.#mode.scale,
+      get exhausted() {
+        return session.after?.exhausted ?? null;
+      },
+      lossScaleFloor: this.#source.floor,
     };
   }
 
@@ -268,100 +308,67 @@ export class GradScaler {
    * @throws BinadeError `scaler.order` if no optimizer stepped since the last update.
    */
   update(): void {
-    const session = this.#session;
+    const session = sessionOf(this);
     if (session.stepped.size === 0)
       throw orderError("update: no optimizer stepped since the last update(); call step() first");
-    if (this.#mode.kind === "dynamic") {
-      const { scale, growthTracker } = this.#mode;
-      const unstepped = [...session.checked].filter(([parameter]) => !session.steppedParameters.has(parameter));
-      const flags = [...session.stepped.values(), ...unstepped.map(([, { nonFinite }]) => nonFinite.equal(0))];
-      const finite = flags.reduce((all, flag) => all.and(flag));
-      const state = { scale: scale.read(), growthTracker: growthTracker.read() };
-      const next = nextScaleTensors(
-        state,
-        guarded(() => this.#rule),
-        finite,
-      );
-      scale.assign(next.scale);
-      growthTracker.assign(next.growthTracker);
-    }
-    session.after = this.lossScale;
-    this.#restartSession();
+    const unstepped = [...session.checked].filter(([parameter]) => !session.steppedParameters.has(parameter));
+    const flags = [...session.stepped.values()];
+    if (unstepped.length > 0) flags.push(allCheckedFinite(unstepped.map(([, checked]) => checked)));
+    const exhausted = this.#source.move({
+      finite: flags.reduce((all, flag) => all.and(flag)),
+      largest: () => largestMagnitude([...session.checked.values()].map(({ gradient }) => gradient)),
+    });
+    session.after = { lossScale: this.lossScale, exhausted };
+    restartSession(this);
   }
 
-  /** Scale and growth tracker by name, for checkpoints; empty unless the scale is dynamic. */
+  /**
+   * Sets a dynamic scale by hand, from the next `scale` on; the count of clean steps goes on, as in PyTorch.
+   *
+   * @throws BinadeError `scaler.order` between `scale` and `update`, where gradients of the old scale are under way, or if the
+   * scale is not dynamic; `value.range` beyond the bounds.
+   * @example
+   * scaler.setScale(1024);
+   */
+  setScale(scale: number): void {
+    if (isBusy(sessionOf(this)))
+      throw orderError("setScale: gradients of the present scale are under way; call it after update()");
+    this.#source.set(scale);
+  }
+
+  /** Everything that the scale is decided by, by name, for checkpoints; empty unless the scale moves. */
   namedState(): ReadonlyMap<string, Variable> {
-    if (this.#mode.kind !== "dynamic") return new Map();
-    return new Map([this.#mode.scale, this.#mode.growthTracker].map((variable) => [variable.name, variable]));
+    return this.#source.namedState();
   }
 
-  /** The state to save, read from the device; `{}` unless the scale is dynamic. */
-  async state(): Promise<ScalerState | Record<string, never>> {
-    if (this.#mode.kind !== "dynamic") return {};
-    await realize([]);
-    const { growthFactor, backoffFactor, growthInterval } = this.#rule;
-    const scale = (await this.#mode.scale.read().item()) as number;
-    return {
-      scale,
-      growthFactor,
-      backoffFactor,
-      growthInterval,
-      growthTracker: await this.#mode.growthTracker.read().item(),
-    };
+  /**
+   * The state to save, read from the device; `{}` unless the scale moves.
+   *
+   * @throws BinadeError `scaler.order` in the middle of a step that is not compiled: what `unscale` found would be lost.
+   */
+  async state(): Promise<SavedScaler> {
+    if (isBusy(sessionOf(this)))
+      throw orderError("state: a step is under way, and what unscale found is in no state; call update() first");
+    return this.#source.state();
   }
 
   /**
    * Goes on from a saved state; compiled steps are recorded anew if its factors differ. Does nothing if disabled.
    *
-   * @throws BinadeError `scaler.state` for a state that a dynamic scaler cannot go on from; nothing is changed then.
+   * @throws BinadeError `scaler.state` for a state that this scaler cannot go on from; nothing is changed then.
    */
-  async load(state: ScalerState | Record<string, never>): Promise<void> {
-    if (this.#mode.kind !== "dynamic") return;
-    const { scale, growthTracker, ...factors } = requireState(state);
-    const rule = this.#ruleOf(scale, factors);
-    await realize([]);
-    this.#rule = rule;
-    await this.#mode.scale.load(bytesOf(new Float32Array([scale])));
-    await this.#mode.growthTracker.load(bytesOf(new Int32Array([growthTracker])));
-  }
-
-  #ruleOf(
-    scale: number,
-    factors: Pick<ScalerState, "growthFactor" | "backoffFactor" | "growthInterval">,
-  ): LossScaleRule {
-    const { initialScale, floor, ceiling, profile, ...own } = this.#rule;
-    const same = STATE_KEYS.every((key) => key === "scale" || key === "growthTracker" || own[key] === factors[key]);
-    try {
-      // The saved scale must lie within the bounds, as a first scale must.
-      lossScaleRule({ initialScale: scale, floor, ceiling, profile, ...factors });
-      return same ? this.#rule : { ...this.#rule, ...factors };
-    } catch (error) {
-      throw new BinadeError("scaler.state", `load: ${error instanceof Error ? error.message : String(error)}`, {
-        cause: error,
-      });
-    }
+  async load(state: SavedScaler): Promise<void> {
+    await this.#source.load(state);
   }
 }
+
+const isBusy = ({ checked, stepped }: Session): boolean => checked.size > 0 || stepped.size > 0;
 
 function flattenLosses(losses: LossTree): readonly Tensor[] {
   if (losses instanceof Tensor && isFloat(losses.dtype)) return [losses];
   if (Array.isArray(losses)) return losses.flatMap(flattenLosses);
-  throw new BinadeError("option.invalid", `scale: expected a floating tensor or arrays of them, got ${String(losses)}`);
+  throw new BinadeError(
+    "option.invalid",
+    `scale: expected a floating tensor or arrays of them, got ${String(losses)}; pass the loss itself`,
+  );
 }
-
-function requireState(state: ScalerState | Record<string, never>): ScalerState {
-  const missing = STATE_KEYS.find((key) => typeof state[key] !== "number");
-  if (missing !== undefined) {
-    throw new BinadeError(
-      "scaler.state",
-      `load: expected a number ${missing}, got ${String(state[missing])}; load the state of an enabled scaler`,
-    );
-  }
-  const full = state as ScalerState;
-  if (!(Number.isInteger(full.growthTracker) && full.growthTracker >= 0)) {
-    throw new BinadeError("scaler.state", `load: growthTracker: expected an integer ≥ 0, got ${full.growthTracker}`);
-  }
-  return full;
-}
-
-const bytesOf = (words: Float32Array | Int32Array): Uint8Array => new Uint8Array(words.buffer);

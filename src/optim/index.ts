@@ -1,16 +1,10 @@
 /** Optimizers, schedules, clipping, loss scaling: re-exports only. */
 export { GradientAccumulator, type GradientAccumulatorOptions } from "./accumulate.ts";
 export { Adam, type AdamOptions, AdamW, type AdamWOptions } from "./adam.ts";
+export { WeightAverage, type WeightAverageOptions } from "./average.ts";
 export { clipByGlobalNorm, globalNorm } from "./clip.ts";
 export { allFinite } from "./finite.ts";
-export {
-  GradScaler,
-  type GradScalerOptions,
-  type LossTree,
-  type Scaled,
-  type ScalerState,
-  type StepOptions,
-} from "./gradScaler.ts";
+export { GradScaler, type LossTree, type Scaled, type StepOptions } from "./gradScaler.ts";
 export {
   type CommonOptions,
   Optimizer,
@@ -22,6 +16,16 @@ export {
   type UpdateArguments,
   type UpdateResult,
 } from "./optimizer.ts";
-export { type ReadOutcome, readOutcome, type StepOutcome } from "./outcome.ts";
+export {
+  type ReadOutcome,
+  readOutcome,
+  SKIP_REASONS,
+  type SkippedOutcome,
+  type SkipReason,
+  type StepOutcome,
+} from "./outcome.ts";
+export { type ProbedStep, type ProbeOptions, probeLossScale } from "./probe.ts";
+export type { GradScalerOptions, LogMaxState, SavedScaler, ScalerState } from "./scaleSource.ts";
 export { constant, type WarmupCosineOptions, warmupCosine } from "./schedule.ts";
 export { SGD, type SGDOptions } from "./sgd.ts";
+export { type Stall, StallDetector, type StallOptions } from "./stall.ts";

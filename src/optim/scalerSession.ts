@@ -1,72 +1,83 @@
-/** What a scaler remembers between two updates, and the checks on it. */
+/** What a scaler remembers between two updates, one memory per recording, and the checks on it. */
 import { BinadeError } from "../errors.ts";
 import { full } from "../tensor/create.ts";
-import { concatenate, where } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { currentTrace, type Trace } from "../tensor/trace.ts";
 import type { Variable } from "../tensor/variable.ts";
-import { nonFiniteCount } from "./finite.ts";
+import type { Checked } from "./gradientCheck.ts";
 import type { Steppable } from "./optimizer.ts";
-
-/** An unscaled gradient and the count of elements that are not finite. */
-export interface Checked {
-  readonly gradient: Tensor;
-  readonly nonFinite: Tensor;
-}
 
 /** What happened between two updates. */
 export interface Session {
   readonly checked: Map<Variable, Checked>;
+  /** For each optimizer that stepped, whether its gradients of this scaler were finite: a bool scalar. */
   readonly stepped: Map<Steppable, Tensor>;
   readonly steppedParameters: Set<Variable>;
+  /** Tensors below which cotangents are scaled by another scaler, see `GradScaler.rescale`. */
+  readonly boundaries: Tensor[];
+  /** bool scalar: all losses were finite before they were scaled. */
   lossFinite: Tensor;
-  after: Tensor | null;
+  /** bool scalar: one of the losses was not 0. */
+  lossNonZero: Tensor;
+  /** What `update` left: the scale of the next step, and whether the run is over. */
+  after: { readonly lossScale: Tensor; readonly exhausted: Tensor | null } | null;
 }
 
-export const newSession = (): Session => ({
+const newSession = (): Session => ({
   checked: new Map(),
   stepped: new Map(),
   steppedParameters: new Set(),
+  boundaries: [],
   lossFinite: full([], 1, "bool"),
+  lossNonZero: full([], 0, "bool"),
   after: null,
 });
 
+/** Recordings end by themselves; outside of one, a session ends with its update. */
+const recorded = new WeakMap<object, WeakMap<Trace, Session>>();
+const eager = new WeakMap<object, Session>();
+
+/** The present session of a scaler. */
+export function sessionOf(scaler: object): Session {
+  const trace = currentTrace();
+  const known = trace === null ? eager.get(scaler) : recorded.get(scaler)?.get(trace);
+  return known ?? restartSession(scaler);
+}
+
+/** A new session, from the next call on. */
+export function restartSession(scaler: object): Session {
+  const trace = currentTrace();
+  const session = newSession();
+  if (trace === null) eager.set(scaler, session);
+  else {
+    const sessions = recorded.get(scaler) ?? new WeakMap<Trace, Session>();
+    recorded.set(scaler, sessions);
+    sessions.set(trace, session);
+  }
+  return session;
+}
+
 export const orderError = (message: string): BinadeError => new BinadeError("scaler.order", message);
 
+/** At most three names, and how many more there are. */
+export const listNames = (names: readonly string[]): string =>
+  names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+
 /** At least one gradient, and none in float16. */
-export function requireGradients(subject: string, entries: readonly (readonly [Variable, Tensor])[]): void {
+export function requireGradients(
+  subject: string,
+  entries: readonly (readonly [Variable, Tensor])[],
+  parameters: readonly Variable[],
+): void {
   if (entries.length === 0) {
-    throw new BinadeError(
-      "gradient.missing",
-      `${subject}: expected gradients of the optimizer's parameters, got none; pass gradients of a loss that depends on them`,
-    );
+    const of = parameters.length === 0 ? "at least one parameter" : listNames(parameters.map(({ name }) => name));
+    const fix = "pass gradients of a loss that depends on them, and see that they are not frozen or detached";
+    throw new BinadeError("gradient.missing", `${subject}: expected gradients of ${of}, got none; ${fix}`);
   }
   const half = entries.filter(([, gradient]) => gradient.dtype === "float16").map(([parameter]) => parameter.name);
   if (half.length === 0) return;
   throw new BinadeError(
     "dtype.unsupported",
-    `${subject}: the gradients of ${half.join(", ")} are float16, expected float32 or bfloat16; keep the parameters in float32 and use autocast("float16", …)`,
+    `${subject}: the gradients of ${listNames(half)} are float16, expected float32 or bfloat16; keep the parameters in float32 and use autocast("float16", …)`,
   );
 }
-
-/**
- * For each gradient the count of elements that are not finite, and whether there are none. Gradients that were changed since
- * `unscale` are counted `again`; what is found then is reported only if `unscale` had found nothing, since clipping spreads
- * one infinity over all gradients.
- */
-export function countNonFinite(
-  entries: readonly (readonly [Variable, Tensor])[],
-  checked: ReadonlyMap<Variable, Checked>,
-  again: boolean,
-): { readonly applied: Tensor; readonly nonFinite: Tensor } {
-  const first = stack(
-    entries.map(([parameter, gradient]) => checked.get(parameter)?.nonFinite ?? nonFiniteCount(gradient)),
-  );
-  const isChanged = ([parameter, gradient]: readonly [Variable, Tensor]): boolean =>
-    checked.has(parameter) && checked.get(parameter)?.gradient.node !== gradient.node;
-  if (!again || !entries.some(isChanged)) return { applied: first.sum().equal(0), nonFinite: first };
-  const late = stack(entries.map(([, gradient]) => nonFiniteCount(gradient)));
-  const [clean, stillClean] = [first.sum().equal(0), late.sum().equal(0)];
-  return { applied: clean.and(stillClean), nonFinite: where(clean, late, first) };
-}
-
-const stack = (scalars: readonly Tensor[]): Tensor => concatenate(scalars.map((scalar) => scalar.reshape([1])));

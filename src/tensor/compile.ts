@@ -4,7 +4,7 @@ import { BinadeError } from "../errors.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { listCategories, remedyOf } from "./plan.ts";
 import { launch } from "./realize.ts";
-import { Recording } from "./recording.ts";
+import { Recording, type RecordingOptions } from "./recording.ts";
 import type { Tensor } from "./tensor.ts";
 import { currentTrace } from "./trace.ts";
 
@@ -31,6 +31,11 @@ export interface CompileOptions {
    * of `checkpoint(…, { when: "budget" })` are recomputed, the earliest first and as few as will do; GPT offers its blocks.
    */
   readonly memoryBudget?: number;
+  /**
+   * Variables keep their values: what the function assigns to them (random counters, running statistics, parameters) is dropped
+   * when it ends. For a look at what a step would do. Default false.
+   */
+  readonly readOnly?: boolean;
 }
 
 const MANY_TRACES = 8;
@@ -51,12 +56,14 @@ export function compile<A extends readonly Tensor[], R>(
   fn: (...args: A) => R,
   options: CompileOptions = {},
 ): Compiled<A, R> {
-  const { memoryBudget } = options;
-  requireKnownKeys("compile", options, ["memoryBudget"]);
+  const { memoryBudget, readOnly = false } = options;
+  requireKnownKeys("compile", options, ["memoryBudget", "readOnly"]);
   if (memoryBudget !== undefined) requireInteger("compile: memoryBudget", memoryBudget, 1);
   const recordings: Recording<R>[] = [];
   const record = (args: A): Recording<R> => {
-    const recording = memoryBudget === undefined ? new Recording(fn, args) : withinBudget(fn, args, memoryBudget);
+    const how = { effects: !readOnly };
+    const recording =
+      memoryBudget === undefined ? new Recording(fn, args, how) : withinBudget(fn, args, memoryBudget, how);
     recordings.push(recording);
     if (recordings.length === MANY_TRACES + 1) {
       console.warn(
@@ -78,9 +85,14 @@ export function compile<A extends readonly Tensor[], R>(
 }
 
 /** The recording that recomputes the fewest parts such that its plan fits. */
-function withinBudget<R>(fn: (...args: never) => R, args: readonly Tensor[], budget: number): Recording<R> {
+function withinBudget<R>(
+  fn: (...args: never) => R,
+  args: readonly Tensor[],
+  budget: number,
+  how: RecordingOptions,
+): Recording<R> {
   const attempt = (chosen: number): { recording: Recording<R>; byteLength: number } => {
-    const recording = new Recording(fn, args, { chosen });
+    const recording = new Recording(fn, args, { ...how, chosen });
     return { recording, byteLength: recording.plan().byteLength };
   };
   const none = attempt(0);

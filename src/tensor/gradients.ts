@@ -31,10 +31,13 @@ export class ScaledLoss {
   }
 }
 
-/** What is known of gradients at run time: those of a plain loss, those of a scaler before and after `unscale`, or nothing. */
+/**
+ * What is known of gradients at run time: those of a plain loss, those of a scaler before `unscale`, those of one or several
+ * after it, or nothing.
+ */
 export interface Origin {
   readonly kind: "plain" | "scaled" | "unscaled";
-  readonly scaler: object | null;
+  readonly scalers: readonly object[];
 }
 
 const origins = new WeakMap<object, Origin>();
@@ -79,6 +82,34 @@ export function gradientsFrom(entries: Iterable<readonly [Variable, Tensor]>): G
     [...entries].map(([parameter, gradient]) => [parameter, requireShape(parameter, gradient)] as const),
     undefined,
   );
+}
+
+/**
+ * Sums of gradients by parameter, in float32: those of several losses, each of which may have a scaler of its own. Scaled
+ * ones must be of one scaler, since only one of them can unscale the sum.
+ *
+ * @throws BinadeError `scaler.order` for scaled gradients of several scalers, or for plain gradients among unscaled ones.
+ * @example
+ * const sum = addGradients(a.unscale(gradients(a.scale(first), model)), b.unscale(gradients(b.scale(second), model)));
+ * a.step(optimizer, sum); // skipped if either was not finite
+ */
+export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...others: readonly Grads<S>[]): Grads<S> {
+  const all = [first, ...others];
+  const origins = all.flatMap((grads) => originOf(grads) ?? []);
+  const scalers = [...new Set(origins.flatMap((origin) => origin.scalers))];
+  const kinds = new Set(origins.map(({ kind }) => kind));
+  if (kinds.size > 1 || (kinds.has("scaled") && scalers.length > 1)) {
+    const found = kinds.size > 1 ? [...kinds].join(" and ") : "gradients that several scalers scaled";
+    throw new BinadeError("scaler.order", `addGradients: ${found}; unscale each with its own scaler, then add`);
+  }
+  const sums = new Map<Variable, Tensor>();
+  for (const [parameter, gradient] of all.flatMap((grads) => [...grads])) {
+    const before = sums.get(parameter);
+    const sum = before === undefined ? gradient : before.cast("float32").add(gradient.cast("float32"));
+    sums.set(parameter, sum.cast(gradient.dtype));
+  }
+  const [kind] = kinds;
+  return markGrads<S>(sums, kind === undefined ? undefined : { kind, scalers });
 }
 
 function requireShape(parameter: Variable, gradient: Tensor): Tensor {
@@ -137,7 +168,7 @@ export function gradients(
   });
   return markGrads(
     entries,
-    loss instanceof ScaledLoss ? { kind: "scaled", scaler: loss.scaler } : { kind: "plain", scaler: null },
+    loss instanceof ScaledLoss ? { kind: "scaled", scalers: [loss.scaler] } : { kind: "plain", scalers: [] },
   );
 }
 

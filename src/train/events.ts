@@ -1,4 +1,5 @@
 /** What a training run says: one typed stream for the progress bar, the JSON lines, the dashboard and the tests. */
+import type { SkipReason } from "../optim/outcome.ts";
 
 /** The run begins. Always the first event. */
 export type StartedEvent = {
@@ -64,9 +65,9 @@ export type SkippedEvent = {
   readonly type: "skipped";
   /** Attempted steps so far, this one included. */
   readonly step: number;
-  /** Whether the loss itself or only gradients were not finite. */
-  readonly reason: "gradientOverflow" | "forwardOverflow";
-  /** Names of the parameters whose gradients were not finite. */
+  /** Why: whether the loss itself or only gradients were not finite, or another reason that was asked for. */
+  readonly reason: SkipReason;
+  /** Names of the parameters whose gradients made it skip. */
   readonly parameters: readonly string[];
   /** Loss scale of this step. */
   readonly lossScaleBefore: number;
@@ -110,7 +111,7 @@ export type WarningEvent = {
   /** Attempted steps so far. */
   readonly step: number;
   /**
-   * Stable identifier: `loss.notFinite`, `gradient.notFinite` (without loss scaling), `scale.floor`, `run.stalled`,
+   * Stable identifier: `loss.notFinite`, `gradient.notFinite` (without loss scaling), `gradient.norm` (above `skipNormAbove`), `scale.floor`, `run.stalled`,
    * `run.complete` (nothing left to do), `device.reference` (slow, because there are no native kernels).
    */
   readonly code: string;

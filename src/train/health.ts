@@ -1,13 +1,10 @@
 /** Watches skipped steps: a few are normal while a loss scale adapts, many in a row are a run that makes no progress. */
 import { BinadeError } from "../errors.ts";
-import type { ReadOutcome } from "../optim/outcome.ts";
+import type { ReadOutcome, SkippedOutcome } from "../optim/outcome.ts";
+import { STALL_STEPS, StallDetector } from "../optim/stall.ts";
 import type { WarningEvent } from "./events.ts";
 import type { Precision } from "./presets.ts";
 
-type Skipped = Extract<ReadOutcome, { applied: false }>;
-
-/** Skipped steps in a row after which a run counts as stalled; from 65536 the scale is down to 2⁻⁴ by then. */
-export const STALL_STEPS = 20;
 /** A warning of one code is not repeated within this many steps. */
 const QUIET_STEPS = 100;
 
@@ -26,45 +23,46 @@ const REMEDY: Readonly<Record<Precision, string>> = {
 export class Health {
   readonly #precision: Precision;
   readonly #warnedAt = new Map<string, number>();
-  #skippedInRow = 0;
-  #incurableInRow = 0;
+  readonly #stalls: StallDetector;
 
   constructor(precision: Precision) {
     this.#precision = precision;
+    this.#stalls = new StallDetector({ scaled: precision === "fp16-mixed" });
   }
 
   /**
    * @param step attempted steps, this one included.
    * @returns warnings, none for most steps.
-   * @throws BinadeError `run.stalled` at the twentieth step in a row that was skipped for what scaling does not cure.
+   * @throws BinadeError `run.stalled` at the twentieth step in a row that was skipped for what scaling does not cure, or where the
+   * system whose preset the loss scale follows would end the run.
    */
   observe(step: number, outcome: ReadOutcome): readonly WarningEvent[] {
-    if (outcome.applied) {
-      this.#skippedInRow = 0;
-      this.#incurableInRow = 0;
-      return [];
-    }
-    const isScaled = this.#precision === "fp16-mixed";
-    const isCurable = isScaled && outcome.reason === "gradientOverflow" && !outcome.atFloor;
-    this.#skippedInRow++;
-    this.#incurableInRow = isCurable ? 0 : this.#incurableInRow + 1;
+    const stall = this.#stalls.observe(outcome);
+    if (outcome.applied) return [];
     const remedy = REMEDY[this.#precision];
-    if (this.#incurableInRow >= STALL_STEPS) {
-      const what = describe(outcome);
+    if (stall?.kind === "stalled") {
+      const steps = outcome.exhausted ? "the step was" : `${STALL_STEPS} steps in a row were`;
+      const why = outcome.exhausted ? `${describe(outcome)} and the loss scale cannot fall` : describe(outcome);
       throw new BinadeError(
         "run.stalled",
-        `step ${step}: ${STALL_STEPS} steps in a row were skipped because ${what}, expected finite numbers; start another run: ${remedy}`,
+        `step ${step}: ${steps} skipped because ${why}, expected finite numbers; start another run: ${remedy}`,
       );
     }
-    return this.#notices(step, outcome, remedy);
+    return this.#notices(step, outcome, stall !== null);
   }
 
-  #notices(step: number, outcome: Skipped, remedy: string): readonly WarningEvent[] {
+  #notices(step: number, outcome: SkippedOutcome, isStall: boolean): readonly WarningEvent[] {
+    const remedy = REMEDY[this.#precision];
     const found: [code: string, message: string][] = [];
     if (outcome.reason === "forwardOverflow") {
       found.push([
         "loss.notFinite",
         `step ${step} was skipped: the loss is not finite, which no loss scale cures; if it goes on, ${remedy}`,
+      ]);
+    } else if (outcome.reason === "normAboveLimit") {
+      found.push([
+        "gradient.norm",
+        `step ${step} was skipped: ${describe(outcome)}; if it goes on, use a lower learning rate`,
       ]);
     } else if (this.#precision !== "fp16-mixed") {
       found.push(["gradient.notFinite", `step ${step} was skipped: ${describe(outcome)}; if it goes on, ${remedy}`]);
@@ -74,7 +72,7 @@ export class Health {
         `step ${step} was skipped with the loss scale at its floor, ${outcome.lossScaleBefore}; if it goes on, ${remedy}`,
       ]);
     }
-    if (this.#skippedInRow === STALL_STEPS) {
+    if (isStall) {
       found.push([
         "run.stalled",
         `the last ${STALL_STEPS} steps were skipped and the weights did not change, the loss scale is ${outcome.lossScaleAfter}; if it goes on, ${remedy}`,
@@ -93,8 +91,13 @@ export class Health {
   }
 }
 
-function describe({ reason, parameters }: Skipped): string {
+function describe({ reason, parameters }: SkippedOutcome): string {
   if (reason === "forwardOverflow") return "the loss is not finite";
+  if (reason === "scaleOutOfRange") return "the loss scale, or its reciprocal, is zero, subnormal or not finite";
   const [first = "the parameters"] = parameters;
-  return `the gradients of ${first}${parameters.length > 1 ? ` and ${parameters.length - 1} more` : ""} are not finite`;
+  const gradients = `the gradients of ${first}${parameters.length > 1 ? ` and ${parameters.length - 1} more` : ""}`;
+  if (reason === "underflow") return `${gradients} are all 0`;
+  return reason === "normAboveLimit"
+    ? `the norm is above its limit, most of all by ${gradients}`
+    : `${gradients} are not finite`;
 }

@@ -5,7 +5,7 @@ import { BinadeError } from "../errors.ts";
 import type { HalfDType } from "../formats/table.ts";
 import { clipByGlobalNorm, globalNorm } from "../optim/clip.ts";
 import { GradScaler } from "../optim/gradScaler.ts";
-import { type ReadOutcome, readOutcome } from "../optim/outcome.ts";
+import { outcomeTensors, type ReadOutcome, readOutcome } from "../optim/outcome.ts";
 import { warmupCosine } from "../optim/schedule.ts";
 import { autocast } from "../precision/autocast.ts";
 import type { LossScaleOptions } from "../precision/lossScale.ts";
@@ -181,10 +181,8 @@ export class Session {
       gradientNorm: await gradientNorm.item(),
       outcome: await readOutcome(outcome),
     };
-    const { applied, lossFinite, nonFinite, lossScaleBefore, lossScaleAfter } = outcome;
-    const flags = [applied, lossFinite, nonFinite, lossScaleBefore, lossScaleAfter];
     // Not left to the collector: it sees small objects, not the memory behind them.
-    for (const used of [...inputs, loss, learningRate, gradientNorm, ...flags]) used.dispose();
+    for (const used of [...inputs, loss, learningRate, gradientNorm, ...outcomeTensors(outcome)]) used.dispose();
     return result;
   }
 

@@ -65,6 +65,7 @@ describe.each(DEVICES)("unscale on %s", (device) => {
       lossScaleBefore: 65536,
       lossScaleAfter: 32768,
       atFloor: false,
+      exhausted: false,
     });
     for (const [p] of entries) expect([...(await p.read().data())]).toEqual(new Array(7).fill(0));
   });
@@ -99,7 +100,7 @@ describe.each(DEVICES)("unscale on %s", (device) => {
   });
 
   it("case 18: the zeros of a collapsed scale are found, which PyTorch steps with", async () => {
-    const scaler = new GradScaler({ profile: "pytorch", initialScale: 2 ** -149 });
+    const scaler = new GradScaler({ preset: "pytorch", initialScale: 2 ** -149 });
     const w = variable("w", [1]);
     const optimizer = new optim.SGD([w], { lr: 1 });
     for (const [gradient, applied] of [

@@ -44,7 +44,7 @@ describe("known cases", () => {
   it.each(["pytorch", "binade"] as const)("case 2: growth never leaves float32 (%s)", (profile) => {
     const bounds = profile === "pytorch" ? { initialScale: 1e38 } : { initialScale: 2 ** 125, ceiling: 2 ** 126 };
     for (const { scale, growthTracker } of run(
-      { ...bounds, growthFactor: 16, growthInterval: 1, profile },
+      { ...bounds, growthFactor: 16, growthInterval: 1, preset: profile },
       "0".repeat(10),
     )) {
       expect(Number.isFinite(scale) && scale > 0 && growthTracker === 0).toBe(true);
@@ -74,7 +74,7 @@ describe("known cases", () => {
   });
 
   it("case 5: without a floor the hundredth overflow still halves", () => {
-    expect(last(run({ initialScale: 10, profile: "pytorch" }, "i".repeat(100))).scale).toBe(
+    expect(last(run({ initialScale: 10, preset: "pytorch" }, "i".repeat(100))).scale).toBe(
       Math.fround(10 * 0.5 ** 100),
     );
   });
@@ -83,7 +83,7 @@ describe("known cases", () => {
     const state = { scale: 8, growthTracker: 5 };
     const lowered = { growthInterval: 3 };
     expect(nextLossScale(state, lossScaleRule(lowered), true)).toEqual({ scale: 16, growthTracker: 0 });
-    expect(nextLossScale(state, lossScaleRule({ ...lowered, profile: "pytorch" }), true)).toEqual({
+    expect(nextLossScale(state, lossScaleRule({ ...lowered, preset: "pytorch" }), true)).toEqual({
       scale: 8,
       growthTracker: 6,
     });
@@ -94,7 +94,7 @@ describe("known cases", () => {
     const bounded = run({}, "i".repeat(200));
     expect(last(bounded).scale).toBe(2 ** -14);
     expect(bounded.findIndex((state) => isAtFloor(state, rule))).toBe(29);
-    const unbounded = scalesOf({ profile: "pytorch" }, "i".repeat(200));
+    const unbounded = scalesOf({ preset: "pytorch" }, "i".repeat(200));
     expect(unbounded.indexOf(0)).toBe(165);
     expect(unbounded.findIndex((scale) => Math.fround(1 / scale) === Number.POSITIVE_INFINITY)).toBe(143);
   });
@@ -103,7 +103,7 @@ describe("known cases", () => {
 describe("PyTorch's traces", () => {
   const traces = [...fixture.traces, ...fixture.cases.update];
   it.each(traces.map((trace, i) => [i, trace] as const))("trace %i", (_, { settings, flags, scales, trackers }) => {
-    const states = run({ ...settings, profile: "pytorch" }, flags);
+    const states = run({ ...settings, preset: "pytorch" }, flags);
     expect(states.map(({ scale }) => scale)).toEqual(scales.map(Number));
     expect(states.map(({ growthTracker }) => growthTracker)).toEqual(trackers);
   });
@@ -140,7 +140,7 @@ describe("case 11: for every sequence of flags", () => {
           growthFactor: 4,
           backoffFactor: 0.5,
           growthInterval: 2,
-          profile: "pytorch",
+          preset: "pytorch",
         } as const;
         const rule = lossScaleRule(options);
         let [state, grown, shrunk] = [initialLossScale(rule), 0, 0];
@@ -180,14 +180,16 @@ describe("options", () => {
   });
 
   it("defaults are PyTorch's, with bounds", () => {
-    expect(lossScaleRule()).toEqual({
+    expect(lossScaleRule()).toMatchObject({
       initialScale: 65536,
       growthFactor: 2,
       backoffFactor: 0.5,
       growthInterval: 2000,
       floor: 2 ** -14,
       ceiling: 2 ** 24,
-      profile: "binade",
+      hysteresis: 1,
+      tolerance: 0,
+      checks: "both",
     });
   });
 });

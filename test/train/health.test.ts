@@ -12,6 +12,7 @@ const gradient: ReadOutcome = {
   parameters: ["a", "b"],
   ...scales,
   atFloor: false,
+  exhausted: false,
 };
 const atFloor: ReadOutcome = { ...gradient, atFloor: true };
 const forward: ReadOutcome = { ...gradient, reason: "forwardOverflow", parameters: [] };
