@@ -69,6 +69,15 @@ export function usesColor(stream: OutputStream, environment: Readonly<Record<str
  * const renderer = new ProgressRenderer(process.stdout, () => performance.now(), { color });
  * try { for await (const event of run) renderer.render(event); } finally { renderer.close(); }
  */
+/** Why a step was skipped, in the words of a plain line. */
+const SKIPPED_FOR: Readonly<Record<SkippedEvent["reason"], string>> = {
+  forwardOverflow: "loss not finite",
+  gradientOverflow: "gradients not finite",
+  underflow: "gradients all 0",
+  scaleOutOfRange: "loss scale beyond use",
+  normAboveLimit: "norm above its limit",
+};
+
 export class ProgressRenderer implements Renderer {
   readonly #stream: OutputStream;
   readonly #clock: () => number;
@@ -150,12 +159,11 @@ export class ProgressRenderer implements Renderer {
     const now = this.#clock();
     if (this.#stream.isTTY === true || now - this.#skipShownAtMs < SKIP_INTERVAL_MS) return;
     this.#skipShownAtMs = now;
-    const where = event.reason === "forwardOverflow" ? "loss" : "gradients";
     const [name] = event.parameters;
     const others = event.parameters.length > 1 ? ` and ${event.parameters.length - 1} more` : "";
     const parameters = name === undefined ? "" : ` (${printable(name)}${others})`;
     const scales = `${formatScale(event.lossScaleBefore)} -> ${formatScale(event.lossScaleAfter)}`;
-    this.#print([`step ${event.step}: skipped, ${where} not finite${parameters}; loss scale ${scales}`]);
+    this.#print([`step ${event.step}: skipped, ${SKIPPED_FOR[event.reason]}${parameters}; loss scale ${scales}`]);
   }
 
   #done(event: DoneEvent): void {

@@ -230,6 +230,7 @@ export class GradScaler {
     for (const [variable, value] of updates) variable.assign(where(judgement.applied, value, variable.read()));
     decideStep(judgement.applied);
     for (const scaler of scalers) scaler.#noteStep(optimizer, entries, scalers.length === 1 ? judgement.finite : null);
+    for (const [parameter, entry] of fresh ?? []) sessionOf(this).checked.set(parameter, entry);
     return this.#outcome(judgement, entries);
   }
 

@@ -73,6 +73,8 @@ export type SkippedEvent = {
   readonly lossScaleBefore: number;
   /** Loss scale of the next step. */
   readonly lossScaleAfter: number;
+  /** The same batch is tried again, in the same step; only if it is. */
+  readonly retried?: true;
 };
 
 /** The held-out part was evaluated. */

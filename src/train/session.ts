@@ -37,13 +37,24 @@ export interface Hyperparameters {
   readonly seed?: number;
   /** How the loss scale of fp16-mixed starts and moves. Default as in `GradScaler`. */
   readonly lossScale?: LossScaleOptions;
+  /** Skip steps whose gradients have a global norm above this, before clipping; > 0. Default: none is. */
+  readonly skipNormAbove?: number;
+  /**
+   * How often a batch is tried again at once when its gradients overflowed, with the scale that is left. Default 0: the next
+   * step takes the next batch.
+   */
+  readonly retries?: number;
   /** Most bytes that a step may take in all; parts of the model are recomputed to stay within it, see `compile`. Default: any. */
   readonly memoryBudget?: number;
 }
 
 /** The hyperparameters with their defaults: what a checkpoint must agree with. */
-export type SessionSettings = Readonly<Required<Omit<Hyperparameters, "precision" | "lossScale" | "memoryBudget">>> &
-  Pick<Hyperparameters, "lossScale">;
+export type SessionSettings = Readonly<
+  Required<Omit<Hyperparameters, "precision" | "memoryBudget" | OptionalSetting>> &
+    Pick<Hyperparameters, OptionalSetting>
+>;
+/** Settings that a checkpoint holds only where they were given. */
+type OptionalSetting = "lossScale" | "skipNormAbove" | "retries";
 
 export interface StepResult {
   readonly loss: number;
@@ -78,7 +89,7 @@ export class Session {
 
   constructor(task: Task, options: Hyperparameters) {
     const { defaults, evaluation } = task;
-    const { precision, steps, learningRate, seed = 0, lossScale, memoryBudget } = options;
+    const { precision, steps, learningRate, seed = 0, lossScale, memoryBudget, skipNormAbove, retries } = options;
     const { weightDecay = defaults.weightDecay, clipNorm = defaults.clipNorm } = options;
     if (!PRECISIONS.includes(precision)) {
       throw new BinadeError(
@@ -92,8 +103,13 @@ export class Session {
     if (first === undefined)
       throw new BinadeError("option.invalid", "train: the model has no parameters; give one that has");
     this.device = first.device;
-    const own = { steps, learningRate, seed, weightDecay, clipNorm, warmupSteps };
-    this.settings = { ...own, ...(lossScale === undefined ? {} : { lossScale }) };
+    if (retries !== undefined) requireInteger("train: retries", retries, 0);
+    this.settings = {
+      ...{ steps, learningRate, seed, weightDecay, clipNorm, warmupSteps },
+      ...(lossScale === undefined ? {} : { lossScale }),
+      ...(skipNormAbove === undefined ? {} : { skipNormAbove }),
+      ...(retries === undefined ? {} : { retries }),
+    };
     this.#task = task;
     const floor = learningRate * defaults.finalRate;
     const lr = warmupCosine({ warmup: warmupSteps, total: steps, peak: learningRate, floor });
@@ -112,13 +128,16 @@ export class Session {
   /** One training step as a graph. */
   record(inputs: Tensor, targets: Tensor, dtype: HalfDType | false) {
     const { model } = this.#task;
-    const { clipNorm } = this.settings;
+    const { clipNorm, skipNormAbove } = this.settings;
     const loss = autocast(dtype, () => this.#task.loss(inputs, targets));
     const grads = this.#scaler.unscale(gradients(this.#scaler.scale(loss), model), this.#optimizer);
     const learningRate = this.#optimizer.learningRate();
     const clipped = clipNorm === null ? grads : clipByGlobalNorm(grads, clipNorm);
     // Clipping scales finite gradients by at most 1: nothing new to check.
-    const outcome = this.#scaler.step(this.#optimizer, clipped, { checkGradients: false });
+    const outcome = this.#scaler.step(this.#optimizer, clipped, {
+      checkGradients: false,
+      ...(skipNormAbove === undefined ? {} : { skipNormAbove }),
+    });
     this.#scaler.update();
     return { loss, learningRate, gradientNorm: globalNorm(grads), outcome };
   }

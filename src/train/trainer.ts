@@ -3,6 +3,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { BinadeError } from "../errors.ts";
+import type { ReadOutcome, SkippedOutcome } from "../optim/outcome.ts";
 import { requireInteger } from "../precision/options.ts";
 import { fileWriteError, removeTemporaries } from "./atomic.ts";
 import { CheckpointClock, evaluationInterval } from "./cadence.ts";
@@ -14,7 +15,7 @@ import {
   restoreCheckpoint,
   saveCheckpoint,
 } from "./checkpoint.ts";
-import type { DoneEvent, StartedEvent, StepEvent, TrainEvent } from "./events.ts";
+import type { DoneEvent, SkippedEvent, StartedEvent, StepEvent, TrainEvent } from "./events.ts";
 import { Health } from "./health.ts";
 import { type Hyperparameters, Session, type StepResult } from "./session.ts";
 import type { HostBatch, Scores, Task } from "./task.ts";
@@ -61,6 +62,10 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   yield await run.start();
   yield* run.loop();
 }
+
+/** Whether the same batch may fit the scale that is left: a loss that is not finite, or a norm above its limit, comes again. */
+const isCurable = (outcome: ReadOutcome): outcome is SkippedOutcome =>
+  !outcome.applied && outcome.reason === "gradientOverflow" && !outcome.atFloor;
 
 class Run {
   readonly #options: TrainOptions;
@@ -215,20 +220,31 @@ class Run {
   }
 
   async *#advance(): AsyncGenerator<TrainEvent, void, void> {
+    const { retries = 0 } = this.#options;
     const batch = this.#batch(this.#step);
     const beganMs = this.#now();
-    const result = await this.#session.step(batch, () => this.#prepare(this.#step + 1));
+    let result = await this.#session.step(batch, () => this.#prepare(this.#step + 1));
+    this.#step++;
+    for (let tried = 0; tried < retries && isCurable(result.outcome); tried++) {
+      yield this.#skippedEvent(result.outcome, true);
+      yield* this.#health.observe(this.#step, result.outcome);
+      result = await this.#session.step(batch);
+    }
     const stepMs = this.#now() - beganMs;
     const { outcome } = result;
-    this.#step++;
     this.#loss = result.loss;
     if (!outcome.applied) {
       this.#skipped++;
-      const { reason, parameters, lossScaleBefore, lossScaleAfter } = outcome;
-      yield { type: "skipped", step: this.#step, reason, parameters, lossScaleBefore, lossScaleAfter };
+      yield this.#skippedEvent(outcome, false);
     }
     yield this.#stepEvent(result, stepMs);
     yield* this.#health.observe(this.#step, outcome);
+  }
+
+  #skippedEvent(outcome: SkippedOutcome, isRetried: boolean): SkippedEvent {
+    const { reason, parameters, lossScaleBefore, lossScaleAfter } = outcome;
+    const event = { type: "skipped", step: this.#step, reason, parameters, lossScaleBefore, lossScaleAfter } as const;
+    return isRetried ? { ...event, retried: true } : event;
   }
 
   #stepEvent({ loss, learningRate, gradientNorm, outcome }: StepResult, stepMs: number): StepEvent {

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { type LossScaleOptions, lossScaleRule, SCALE_PRESETS, type ScalePreset } from "../../src/index.ts";
 import { countingMachine } from "../../src/precision/lossScale.ts";
-import { initialState, moveNumbers, type ScaleMachine } from "../../src/precision/scaleMachine.ts";
+import { type MachineState, Scalar, type ScaleMachine, whereScalar } from "../../src/precision/scaleMachine.ts";
 import { readJson } from "../support/fixtures.ts";
 import { generator } from "../support/random.ts";
 
@@ -26,18 +26,22 @@ const fixture = readJson<Fixture & Readonly<Record<string, Recorded>>>("scale-pr
 const { patterns, steps, block, shares } = fixture;
 const PRESETS = Object.keys(SCALE_PRESETS).filter((preset) => preset !== "binade") as ScalePreset[];
 
+const [FALSE, TRUE] = [new Scalar(0, "int32"), new Scalar(1, "int32")];
+
 /** The scales after each step of the pattern with this seed. */
 function scalesOf(machines: readonly ScaleMachine[], seed: number): Float64Array {
   const draw = generator(seed);
   const machine = machines[Math.floor(draw() * machines.length)] as ScaleMachine;
   const share = shares[Math.floor(draw() * shares.length)] ?? 0;
   const scales = new Float64Array(steps).fill(Number.NaN);
-  let state = initialState(machine);
+  let state: MachineState<Scalar> = Object.fromEntries(
+    machine.fields.map(({ name, dtype, initial }) => [name, new Scalar(initial, dtype)]),
+  );
   for (let i = 0; i < steps; i++) {
-    const moved = moveNumbers(machine, state, { finite: draw() >= share });
-    if (moved.exhausted) break;
+    const moved = machine.next<Scalar>(state, { finite: draw() >= share ? TRUE : FALSE }, whereScalar);
+    if (moved.exhausted?.holds === true) break;
     state = moved.state;
-    scales[i] = state.scale ?? Number.NaN;
+    scales[i] = state.scale?.value ?? Number.NaN;
   }
   return scales;
 }

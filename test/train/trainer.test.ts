@@ -99,6 +99,36 @@ describe("precisions", () => {
     for (const loss of losses) expect(Math.abs(loss / fp32 - 1)).toBeLessThan(0.02);
   }, 120_000);
 
+  it("try a batch again at the halved scale, and resume to the same bits", async () => {
+    const options = { precision: "fp16-mixed", lossScale: { initialScale: 2 ** 24 }, steps: 3, retries: 30 } as const;
+    const [whole, halves] = [temporaryFolder(), temporaryFolder()];
+    const events = await eventsOf(tinyRun({ ...options, out: whole }));
+    const skipped = ofType(events, "skipped");
+    expect(skipped.filter(({ step }) => step === 1).length).toBeGreaterThan(1);
+    skipped.forEach((event, i) => {
+      expect(event).toMatchObject({ retried: true, lossScaleBefore: 2 ** (24 - i) });
+    });
+    const steps = ofType(events, "step");
+    expect(steps.map(({ step, skippedSteps }) => [step, skippedSteps])).toEqual([1, 2, 3].map((step) => [step, 0]));
+    // The first batch is not lost: its loss is that of a run which never overflowed.
+    const { lossScale: _, ...calm } = options;
+    expect(steps[0]?.loss).toBe(ofType(await eventsOf(tinyRun(calm)), "step")[0]?.loss);
+    await eventsOf(tinyRun({ ...options, out: halves }), 1);
+    await eventsOf(tinyRun({ ...options, out: halves, resume: true }));
+    expect(checkpointOf(halves)).toBe(checkpointOf(whole));
+  });
+
+  it("give up a batch after so many retries, and skip a norm above its limit", async () => {
+    const lossScale = { initialScale: 2 ** 24 };
+    const events = await eventsOf(tinyRun({ precision: "fp16-mixed", lossScale, steps: 2, retries: 1 }));
+    const first = ofType(events, "skipped").filter(({ step }) => step === 1);
+    expect(first.map(({ retried }) => retried ?? false)).toEqual([true, false]);
+    expect(ofType(events, "step")[0]).toMatchObject({ step: 1, skippedSteps: 1 });
+    const huge = await eventsOf(tinyRun({ steps: 2, skipNormAbove: 1e-6, retries: 3 }));
+    expect(ofType(huge, "skipped").map(({ reason }) => reason)).toEqual(["normAboveLimit", "normAboveLimit"]);
+    expect(ofType(huge, "warning").map(({ code }) => code)).toContain("gradient.norm");
+  });
+
   it("recover from an overflow of float16 by halving the scale", async () => {
     const lossScale = { initialScale: 2 ** 24 };
     const events = await eventsOf(tinyRun({ precision: "fp16-mixed", steps: 20, lossScale }));

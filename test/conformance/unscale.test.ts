@@ -1,10 +1,12 @@
-/** Unscaling and the finite check: cases 13 to 20. */
+/** Conformance e.2, unscaling and the finite check: cases 13 to 20. */
 
 import { beforeAll, describe, expect, it } from "vitest";
 import {
   allFinite,
+  embedding,
   GradScaler,
   type GradScalerOptions,
+  gradients,
   gradientsFrom,
   optim,
   readOutcome,
@@ -41,7 +43,7 @@ describe.each(DEVICES)("unscale on %s", (device) => {
     ["transposed", (square) => square.transpose(), [1, 3, 2, 4]],
     ["sliced", (square) => square.slice(1, 1, 1), [2, 4]],
   ];
-  it.each(views)("case 13: divides a %s gradient by the scale", async (_, view, want) => {
+  it.each(views)("13: divides a %s gradient by the scale", async (_, view, want) => {
     const gradient = view(tensor([4, 8, 12, 16], { shape: [2, 2] }));
     const w = variable("w", gradient.shape);
     const { outcome } = await stepOnce({ initialScale: 4 }, [[w, gradient]]);
@@ -52,7 +54,7 @@ describe.each(DEVICES)("unscale on %s", (device) => {
   const positions = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN].flatMap((bad) =>
     [0, 1, 2].flatMap((which) => [0, 3, 6].map((at) => [bad, at, which] as const)),
   );
-  it.each(positions)("case 14: finds %d at position %i of tensor %i", async (bad, at, which) => {
+  it.each(positions)("14: finds %d at position %i of tensor %i", async (bad, at, which) => {
     const entries = [0, 1, 2].map((i) => {
       const values = Float32Array.from({ length: 7 }, (_, k) => (i === which && k === at ? bad : k + 1));
       return [variable(`p${i}`, [7]), tensor(values)] as const;
@@ -70,7 +72,7 @@ describe.each(DEVICES)("unscale on %s", (device) => {
     for (const [p] of entries) expect([...(await p.read().data())]).toEqual(new Array(7).fill(0));
   });
 
-  it("case 15: float32 and bfloat16 gradients in one call", async () => {
+  it("15: float32 and bfloat16 gradients in one call", async () => {
     const [a, b] = [variable("a", [2]), variable("b", [2], "bfloat16")];
     const entries = [
       [a, tensor([4, 8])],
@@ -85,7 +87,7 @@ describe.each(DEVICES)("unscale on %s", (device) => {
     ["scale 1", { initialScale: 1 }],
     ["a disabled scaler", { enabled: false }],
     ["static scale 1", { staticScale: 1 }],
-  ])("case 16: %s leaves the bits of gradients alone", async (_, options) => {
+  ])("16: %s leaves the bits of gradients alone", async (_, options) => {
     const values = Float32Array.of(-0, 1e-45, 1.1754943e-38, 3.4028235e38, -1 / 3);
     const scaler = new GradScaler(options);
     const w = variable("w", [5]);
@@ -94,12 +96,32 @@ describe.each(DEVICES)("unscale on %s", (device) => {
     expect(await grads.get(w)?.bytes()).toEqual(bits);
   });
 
-  it("case 18: a finite gradient that overflows when unscaled is found", async () => {
+  it("17: duplicate rows are added in float32, where their sum is finite, and divided once", async () => {
+    const table = variable("table", [2, 1]);
+    const scaler = new GradScaler({ staticScale: 4 });
+    const cotangents = tensor([64000, 64000, 16], { shape: [3, 1], dtype: "float16" });
+    const rows = embedding(table.read().cast("float16"), tensor(Int32Array.of(1, 1, 0)));
+    const loss = rows.cast("float32").mul(cotangents.cast("float32")).sum();
+    const grads = scaler.unscale(gradients(scaler.scale(loss.div(4)), [table]));
+    expect([...((await grads.get(table)?.data()) ?? [])]).toEqual([4, 32000]);
+  });
+
+  it.each([
+    ["nothing at all", [], /expected gradients of w, got none/],
+    ["gradients of another parameter", ["other"], /expected gradients of w, got none/],
+  ] as const)("19: %s is refused by the parameters' names", (_, names, message) => {
+    const scaler = new GradScaler();
+    const optimizer = new optim.SGD([variable("w", [1])], { lr: 1 });
+    const entries = names.map((name) => [variable(name, [1]), tensor([1])] as const);
+    expect(() => scaler.step(optimizer, scaler.scaledGradients(entries))).toThrow(message);
+  });
+
+  it("18: a finite gradient that overflows when unscaled is found", async () => {
     const { outcome } = await stepOnce({ initialScale: 2 ** -14 }, [[variable("w", [2]), tensor([1, 1e38])]]);
     expect(outcome).toMatchObject({ applied: false, parameters: ["w"], atFloor: true });
   });
 
-  it("case 18: the zeros of a collapsed scale are found, which PyTorch steps with", async () => {
+  it("18: the zeros of a collapsed scale are found, which PyTorch steps with", async () => {
     const scaler = new GradScaler({ preset: "pytorch", initialScale: 2 ** -149 });
     const w = variable("w", [1]);
     const optimizer = new optim.SGD([w], { lr: 1 });
@@ -115,12 +137,12 @@ describe.each(DEVICES)("unscale on %s", (device) => {
     expect(await w.read().item()).toBe(0);
   });
 
-  it("gradients that are all zero are no reason to skip", async () => {
+  it("18: gradients that are all zero are no reason to skip", async () => {
     const { outcome } = await stepOnce({}, [[variable("w", [3]), tensor([0, 0, 0])]]);
     expect(outcome).toEqual({ applied: true, lossScaleBefore: 65536, lossScaleAfter: 65536 });
   });
 
-  it("case 19: frozen parameters are left alone", async () => {
+  it("19: frozen parameters are left alone", async () => {
     const [w, frozen] = [variable("w", [1]), variable("frozen", [1])];
     const scaler = new GradScaler({ initialScale: 2 });
     const optimizer = new optim.SGD([w, frozen], { lr: 1 });
@@ -131,7 +153,7 @@ describe.each(DEVICES)("unscale on %s", (device) => {
     expect([await w.read().item(), await frozen.read().item()]).toEqual([-2, 0]);
   });
 
-  it("case 20: nothing at all is finite, and so are integers", async () => {
+  it("20: nothing at all is finite, and so are integers", async () => {
     expect(await allFinite([]).item()).toBe(1);
     expect(await allFinite([tensor(new Int32Array([1])), tensor([1, 2])]).item()).toBe(1);
     expect(await allFinite([tensor([1, 2]), tensor([Number.NaN])]).item()).toBe(0);
