@@ -3,14 +3,7 @@ import { BinadeError } from "../errors.ts";
 import { requireKnownKeys } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import { where } from "../tensor/functions.ts";
-import {
-  type Grads,
-  markGrads,
-  type Origin,
-  originOf,
-  type Parameters,
-  parametersOf,
-} from "../tensor/gradients.ts";
+import { type Grads, markGrads, type Origin, originOf, type Parameters, parametersOf } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
 import type { GradScaler } from "./gradScaler.ts";
@@ -36,7 +29,7 @@ const REDUCTIONS = ["mean", "sum"] as const;
  *
  * @throws BinadeError `option.invalid` or `option.unknown` for a bad option, or no parameters.
  * @example
- * const sums = new optim.GradientAccumulator(model, { scaler });
+ * const sums = new optim.GradientAccumulator<"scaled">(model, { scaler });
  * const add = compile((x: Tensor, y: Tensor) => {
  *   const loss = autocast("float16", () => crossEntropy(model.forward(x), y));
  *   sums.add(gradients(scaler.scale(loss), model));
@@ -103,7 +96,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
       const sentence = "GradientAccumulator: no gradient belongs to any of its parameters";
       throw new BinadeError("gradient.missing", `${sentence}; pass gradients(loss, model) of the same model`);
     }
-    const factor = this.#window?.add(this.#count.read().equal(0)) ?? null;
+    const factor = this.#window?.add() ?? null;
     for (const [sum, gradient] of entries) {
       const wide = gradient.cast("float32");
       sum.assign(sum.read().add(factor === null ? wide : wide.mul(factor)));
@@ -143,7 +136,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
 
   /**
    * State for checkpoints by name: "microSteps", "<parameter>.sum" for every parameter, and with a scaler "sum.lossScale" and
-   * "sum.lossFinite".
+   * "sum.lossOverflows".
    */
   namedState(): ReadonlyMap<string, Variable> {
     const all = [this.#count, ...this.#sums.values(), ...(this.#window?.variables ?? [])];
@@ -151,43 +144,48 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
   }
 }
 
-/** The calls of `add` between two of `take`: their one loss scale, and whether their losses were finite. */
+/** The calls of `add` between two of `take`: their one loss scale, and whether their losses were finite. All zeros if empty. */
 class Window {
   readonly #scaler: GradScaler;
+  /** float32 scalars; the scale is 0 until the first `add`. */
   readonly #scale: Variable;
-  readonly #finite: Variable;
+  readonly #overflows: Variable;
 
   constructor(scaler: GradScaler, { device }: Variable) {
     this.#scaler = scaler;
     const scalar = (name: string): Variable => {
-      const made = new Variable(`sum.${name}`, [], "float32", new Float32Array([1]), device);
+      const made = new Variable(`sum.${name}`, [], "float32", undefined, device);
       made.role = "gradientSum";
       return made;
     };
     this.#scale = scalar("lossScale");
-    this.#finite = scalar("lossFinite");
+    this.#overflows = scalar("lossOverflows");
   }
 
   get variables(): readonly Variable[] {
-    return [this.#scale, this.#finite];
+    return [this.#scale, this.#overflows];
   }
 
   /** The factor that brings gradients to the window's scale: 1 but after a move, and then a ratio of powers of two. */
-  add(isFirst: Tensor): Tensor {
-    const scale = where(isFirst, this.#scaler.lossScale, this.#scale.read());
+  add(): Tensor {
+    const present = this.#scaler.lossScale;
+    const scale = where(this.#scale.read().equal(0), present, this.#scale.read());
     this.#scale.assign(scale);
-    this.#finite.assign(this.#finite.read().mul(sessionOf(this.#scaler).lossFinite.cast("float32")));
-    return scale.div(this.#scaler.lossScale);
+    const overflow = sessionOf(this.#scaler).lossFinite.not().cast("float32");
+    this.#overflows.assign(this.#overflows.read().add(overflow));
+    return scale.div(present);
   }
 
   /** The factor that brings sums to the present scale; what is known of the losses goes to the scaler's session. */
   take(): Tensor {
     const session = sessionOf(this.#scaler);
-    session.lossFinite = session.lossFinite.and(this.#finite.read().equal(1));
+    session.lossFinite = session.lossFinite.and(this.#overflows.read().equal(0));
     // Whether a loss was 0 is not kept: a window of gradients that are all 0 counts as an underflow where that is asked for.
     session.lossNonZero = full([], 1, "bool");
-    this.#finite.assign(full([], 1));
-    return this.#scaler.lossScale.div(this.#scale.read());
+    const scale = this.#scale.read();
+    const factor = where(scale.equal(0), full([], 1), this.#scaler.lossScale.div(scale));
+    for (const variable of this.variables) variable.assign(full([], 0));
+    return factor;
   }
 }
 

@@ -93,6 +93,8 @@ export function gradientsFrom(entries: Iterable<readonly [Variable, Tensor]>): G
  * const sum = addGradients(a.unscale(gradients(a.scale(first), model)), b.unscale(gradients(b.scale(second), model)));
  * a.step(optimizer, sum); // skipped if either was not finite
  */
+export function addGradients(first: Grads<"scaled">, ...others: readonly Grads<"scaled">[]): Grads<"scaled">;
+export function addGradients(first: Grads<"true">, ...others: readonly Grads<"true">[]): Grads<"true">;
 export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...others: readonly Grads<S>[]): Grads<S> {
   const all = [first, ...others];
   const origins = all.flatMap((grads) => originOf(grads) ?? []);

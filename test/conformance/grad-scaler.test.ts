@@ -357,7 +357,7 @@ describe.each(DEVICES)("GradScaler on %s", (device) => {
     // Keras's 2^15: the first cotangent of a float16 loss is the scale itself, and 2^16 would overflow there.
     const scaler = new GradScaler({ preset: "keras" });
     const optimizer = new optim.SGD([w], { lr: 1 });
-    const accumulator = new optim.GradientAccumulator([w], { scaler });
+    const accumulator = new optim.GradientAccumulator<"scaled">([w], { scaler });
     const lossOf = (factor: number): Tensor => w.read().cast("float16").mul(factor).sum().cast("float16");
     for (const [factors, want] of [
       [[1, Number.NaN], 1],

@@ -127,7 +127,7 @@ it.each(PRESETS)("2: ten growths by 16 from 1e38 stay positive, and finite where
 });
 
 describe("5: a hundred overflows end at the floor", () => {
-  it.each([1, 0.3125, 0.37, 0])("%d", (floor) => {
+  it.each([1, 0.3125, 0.37, 0])("5: floor %d", (floor) => {
     const want = Math.fround(Math.max(Math.fround(floor), 10 * 0.5 ** 100));
     expect(lastScale({ preset: "jmp", initialScale: 10, floor }, overflow(100))).toBe(want);
   });
