@@ -4,8 +4,8 @@ import type { Node } from "../ir/graph.ts";
 import { showShape } from "../ops/shape.ts";
 import type { AutocastRule } from "../precision/rules.ts";
 import { explainDType } from "./explain.ts";
-import { memoryBehind, type Probe, type ProbedStep, probeStep } from "./probe.ts";
 import { variableName } from "./runtime.ts";
+import { memoryBehind, type StepValue, type StepValues, valuesOfStep } from "./step-values.ts";
 import { Tensor } from "./tensor.ts";
 
 /** An operand of the op that overflowed. */
@@ -66,10 +66,10 @@ export async function explainOverflow<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   ...args: A
 ): Promise<OverflowReport | null> {
-  const probed = await probeStep(step, args);
-  if (probed.isFinite) return null;
-  const twin = new Twin(probed, await probeStep(step, args, { full: true }));
-  const culprit = firstCulprit(probed, twin);
+  const watched = await valuesOfStep(step, args);
+  if (watched.isFinite) return null;
+  const twin = new Twin(watched, await valuesOfStep(step, args, { full: true }));
+  const culprit = firstCulprit(watched, twin);
   if (culprit === undefined) return null;
   const kind = kindOf(culprit);
   const { node, place, nonFinite } = culprit;
@@ -83,14 +83,14 @@ export async function explainOverflow<A extends readonly Tensor[]>(
     dtype: node.dtype,
     shape: node.shape,
     nonFinite,
-    operands: operandsOf(culprit, probed),
+    operands: operandsOf(culprit, watched),
     largestInFloat32: twin.largestOf(culprit),
     why: explainDType(new Tensor(node)),
-    cure: await cureOf(kind, culprit, twin, (rules) => probeStep(step, args, { rules })),
+    cure: await cureOf(kind, culprit, twin, (rules) => valuesOfStep(step, args, { rules })),
   };
 }
 
-function kindOf({ node, isGradient }: Probe): OverflowReport["kind"] {
+function kindOf({ node, isGradient }: StepValue): OverflowReport["kind"] {
   if (node.op.kind === "source") return "input";
   return isGradient ? "gradient" : "forward";
 }
@@ -99,40 +99,40 @@ const isCast = ({ op }: Node): boolean => op.kind === "pointwise" && op.converts
 
 /** The float32 twin of a step: the same ops in the same order, but for casts. */
 class Twin {
-  readonly #own: readonly Probe[];
-  readonly #of = new Map<Node, Probe>();
+  readonly #own: readonly StepValue[];
+  readonly #of = new Map<Node, StepValue>();
 
-  constructor(own: ProbedStep, twin: ProbedStep) {
-    this.#own = own.probes;
-    const [mine, theirs] = [byPlace(own.probes), byPlace(twin.probes)];
-    for (const [place, probes] of mine) {
+  constructor(own: StepValues, twin: StepValues) {
+    this.#own = own.values;
+    const [mine, theirs] = [byPlace(own.values), byPlace(twin.values)];
+    for (const [place, values] of mine) {
       const others = theirs.get(place);
       // Where one side has more uses than the other, nothing says which is which.
-      if (others?.length !== probes.length) continue;
-      probes.forEach(({ node }, i) => this.#of.set(node, others[i] as Probe));
+      if (others?.length !== values.length) continue;
+      values.forEach(({ node }, i) => this.#of.set(node, others[i] as StepValue));
     }
   }
 
   /** What the value is in float32: that of a cast is its operand's. */
-  of(node: Node): Probe | undefined {
+  of(node: Node): StepValue | undefined {
     const [x] = node.inputs;
     return isCast(node) && x !== undefined ? this.of(memoryBehind(x)) : this.#of.get(node);
   }
 
-  largestOf(probe: Probe): number | null {
-    const other = this.of(probe.node);
+  largestOf(value: StepValue): number | null {
+    const other = this.of(value.node);
     return other === undefined || other.nonFinite > 0 ? null : other.largest;
   }
 
-  isBroken(probe: Probe): boolean {
-    return (this.of(probe.node)?.nonFinite ?? 0) > 0;
+  isBroken(value: StepValue): boolean {
+    return (this.of(value.node)?.nonFinite ?? 0) > 0;
   }
 
   /** The largest share of their dtype's range that gradients would take. */
   greatestShare(): number {
-    return this.#own.reduce((most, probe) => {
-      const { node, isGradient } = probe;
-      const largest = this.largestOf(probe);
+    return this.#own.reduce((most, value) => {
+      const { node, isGradient } = value;
+      const largest = this.largestOf(value);
       return !isGradient || largest === null || !isFloat(node.dtype)
         ? most
         : Math.max(most, largest / FORMATS[node.dtype].maxFinite);
@@ -140,31 +140,31 @@ class Twin {
   }
 }
 
-function byPlace(probes: readonly Probe[]): ReadonlyMap<string, readonly Probe[]> {
-  const groups = new Map<string, Probe[]>();
-  for (const probe of probes) {
-    if (isCast(probe.node)) continue;
-    const { function: called, module, gradientOf } = probe.place;
-    const key = JSON.stringify([probe.node.op.name, called, module, gradientOf, probe.node.shape]);
-    groups.set(key, [...(groups.get(key) ?? []), probe]);
+function byPlace(values: readonly StepValue[]): ReadonlyMap<string, readonly StepValue[]> {
+  const groups = new Map<string, StepValue[]>();
+  for (const value of values) {
+    if (isCast(value.node)) continue;
+    const { function: called, module, gradientOf } = value.place;
+    const key = JSON.stringify([value.node.op.name, called, module, gradientOf, value.node.shape]);
+    groups.set(key, [...(groups.get(key) ?? []), value]);
   }
   return groups;
 }
 
 /** The first value that is not finite though its operands are; one that is finite in float32, if there is one. */
-function firstCulprit({ probes }: ProbedStep, twin: Twin): Probe | undefined {
-  const broken = new Set(probes.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
-  const first = probes.filter(
+function firstCulprit({ values }: StepValues, twin: Twin): StepValue | undefined {
+  const broken = new Set(values.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
+  const first = values.filter(
     ({ node, nonFinite }) => nonFinite > 0 && !node.inputs.some((input) => broken.has(memoryBehind(input))),
   );
-  return first.find((probe) => !twin.isBroken(probe)) ?? first[0];
+  return first.find((value) => !twin.isBroken(value)) ?? first[0];
 }
 
-function operandsOf({ node }: Probe, { probes }: ProbedStep): readonly OverflowOperand[] {
+function operandsOf({ node }: StepValue, { values }: StepValues): readonly OverflowOperand[] {
   return node.inputs.flatMap((input) => {
     const behind = memoryBehind(input);
-    const probe = probes.find((candidate) => candidate.node === behind);
-    return probe === undefined ? [] : [{ value: nameOf(behind), dtype: behind.dtype, largest: probe.largest }];
+    const value = values.find((candidate) => candidate.node === behind);
+    return value === undefined ? [] : [{ value: nameOf(behind), dtype: behind.dtype, largest: value.largest }];
   });
 }
 
@@ -175,9 +175,9 @@ const MOST_RULES = 8;
 
 async function cureOf(
   kind: OverflowReport["kind"],
-  culprit: Probe,
+  culprit: StepValue,
   twin: Twin,
-  replay: (rules: readonly AutocastRule[]) => Promise<ProbedStep>,
+  replay: (rules: readonly AutocastRule[]) => Promise<StepValues>,
 ): Promise<OverflowCure> {
   if (kind === "input")
     return { kind: "none", advice: "find out who made it: no precision policy repairs a value that comes in so" };
@@ -197,23 +197,23 @@ async function cureOf(
 
 /** Rules that keep the step finite: each takes the op that fails next to float32; then those that are not needed are dropped. */
 async function curingRules(
-  culprit: Probe,
-  replay: (rules: readonly AutocastRule[]) => Promise<ProbedStep>,
+  culprit: StepValue,
+  replay: (rules: readonly AutocastRule[]) => Promise<StepValues>,
 ): Promise<readonly AutocastRule[] | null> {
   let rules: readonly AutocastRule[] = [];
-  for (let next: Probe | undefined = culprit; next !== undefined && rules.length < MOST_RULES; ) {
+  for (let next: StepValue | undefined = culprit; next !== undefined && rules.length < MOST_RULES; ) {
     const rule = ruleFor(next);
     if (rule === null || rules.some((known) => JSON.stringify(known) === JSON.stringify(rule))) return null;
     rules = [...rules, rule];
-    const probed = await replay(rules);
-    if (probed.isFinite) return withoutIdle(rules, replay);
-    next = firstCulprit(probed, new Twin(probed, probed));
+    const watched = await replay(rules);
+    if (watched.isFinite) return withoutIdle(rules, replay);
+    next = firstCulprit(watched, new Twin(watched, watched));
   }
   return null;
 }
 
 /** The rule that has the op behind a value compute in float32; null if autocast has no say in it. */
-function ruleFor({ node, place, reason }: Probe): AutocastRule | null {
+function ruleFor({ node, place, reason }: StepValue): AutocastRule | null {
   // A product with a bias is rounded by a cast of its own, which belongs to the function.
   const own = isCast(node) ? place.function : (place.gradientOf ?? node.op.name);
   const [op, module] = reason === undefined ? [own, place.module] : [reason.op, reason.module];
@@ -223,7 +223,7 @@ function ruleFor({ node, place, reason }: Probe): AutocastRule | null {
 
 async function withoutIdle(
   rules: readonly AutocastRule[],
-  replay: (rules: readonly AutocastRule[]) => Promise<ProbedStep>,
+  replay: (rules: readonly AutocastRule[]) => Promise<StepValues>,
 ): Promise<readonly AutocastRule[]> {
   let needed = rules;
   for (const rule of rules.length > 1 ? rules : []) {

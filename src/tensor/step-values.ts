@@ -1,4 +1,4 @@
-/** Probes: every floating value of a step with its place, and two numbers of each: how many elements are not finite, and the largest. */
+/** Every floating value of a step with its place, and two numbers of each: how many elements are not finite, and the largest. */
 import { differentiatedNode } from "../autodiff/backward.ts";
 import { isFloat } from "../formats/index.ts";
 import { type Node, observingNodes } from "../ir/graph.ts";
@@ -20,7 +20,7 @@ export interface Place {
 }
 
 /** One value of a step. */
-export interface Probe {
+export interface StepValue {
   readonly node: Node;
   readonly place: Place;
   /** It is made of a gradient. */
@@ -33,15 +33,15 @@ export interface Probe {
   readonly largest: number;
 }
 
-export interface ProbedStep {
+export interface StepValues {
   /** In the order of the program; inputs before what is made of them. */
-  readonly probes: readonly Probe[];
+  readonly values: readonly StepValue[];
   /** Whether everything that the step returns and every gradient is finite. */
   readonly isFinite: boolean;
 }
 
-/** How a step is probed. */
-export interface ProbeOptions {
+/** How a step is watched. */
+export interface StepValuesOptions {
   /** Rules that every region begins with. Default none. */
   readonly rules?: readonly AutocastRule[];
   /** Autocast and policies off. Default false. */
@@ -49,11 +49,11 @@ export interface ProbeOptions {
 }
 
 /** Runs a step on these arguments and looks at every value; nothing is assigned. */
-export async function probeStep<A extends readonly Tensor[]>(
+export async function valuesOfStep<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   args: A,
-  { rules = [], full = false }: ProbeOptions = {},
-): Promise<ProbedStep> {
+  { rules = [], full = false }: StepValuesOptions = {},
+): Promise<StepValues> {
   const places = new Map<Node, Place>();
   let seen: readonly Node[] = [];
   let results: readonly Node[] = [];
@@ -65,14 +65,14 @@ export async function probeStep<A extends readonly Tensor[]>(
       );
     const returned = full ? fullPrecision(run) : underRules(rules, run);
     results = [...tensorsIn(returned), ...(currentTrace()?.differentiated ?? []).flatMap(({ gradients }) => gradients)];
-    seen = topological(results).filter(isProbed);
+    seen = topological(results).filter(isWatched);
     return numbersOf(seen);
   };
   const recording = new Recording(traced, args, { effects: false });
   const { leaves, done } = launch(args.map((a) => a.node));
   const numbers = await (await recording.run(leaves, done)).data();
   const ofGradients = madeOfGradients(seen, places);
-  const probes = seen.map((node, i) => ({
+  const values = seen.map((node, i) => ({
     node,
     place: places.get(node) ?? NOWHERE,
     isGradient: ofGradients.has(node),
@@ -80,8 +80,8 @@ export async function probeStep<A extends readonly Tensor[]>(
     nonFinite: Number(numbers[i]),
     largest: Number(numbers[seen.length + i]),
   }));
-  const broken = new Set(probes.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
-  return { probes, isFinite: !results.some((node) => broken.has(memoryBehind(node))) };
+  const broken = new Set(values.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
+  return { values, isFinite: !results.some((node) => broken.has(memoryBehind(node))) };
 }
 
 /** Gradients, and everything that is computed from them; `nodes` inputs first. */
@@ -104,7 +104,7 @@ function note(places: Map<Node, Place>, node: Node): void {
 }
 
 /** Views have the elements of what they look at; integers are always finite. */
-const isProbed = (node: Node): boolean => isFloat(node.dtype) && node.op.kind !== "movement" && !isConstant(node);
+const isWatched = (node: Node): boolean => isFloat(node.dtype) && node.op.kind !== "movement" && !isConstant(node);
 const isConstant = ({ op }: Node): boolean => op.kind === "source" && op.source !== "input";
 
 /** What a view looks at. */
