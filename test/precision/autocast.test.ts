@@ -106,7 +106,7 @@ async function expectSame(got: Tensor, want: Tensor): Promise<void> {
   expect(await got.bytes()).toEqual(await want.bytes());
 }
 
-describe.each(DEVICES)("case 36 on %s", (device) => {
+describe.each(DEVICES)("case 36: every class on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
   });
@@ -213,7 +213,7 @@ describe("the rows", () => {
   });
 });
 
-describe.each(HALVES)("cases 37 and 38: %s", (half) => {
+describe.each(HALVES)("other dtypes: %s", (half) => {
   beforeAll(() => {
     useDevice("reference");
   });
@@ -226,7 +226,7 @@ describe.each(HALVES)("cases 37 and 38: %s", (half) => {
       { dtype },
     );
 
-  it("float64 and integers are not touched", () => {
+  it("case 37: float64 and integers are not touched", () => {
     autocast(half, () => {
       expect(matrix("float64").matmul(matrix("float64")).dtype).toBe("float64");
       expect(matrix("float64").exp().dtype).toBe("float64");
@@ -235,13 +235,13 @@ describe.each(HALVES)("cases 37 and 38: %s", (half) => {
     });
   });
 
-  it("float64 and 16 bits do not multiply, in a region or outside", () => {
+  it("case 37: float64 and 16 bits do not multiply, in a region or outside", () => {
     const multiply = () => matrix("float64").matmul(matrix(half));
     expect(multiply).toThrow(BinadeError);
     expect(() => autocast(half, multiply)).toThrow(BinadeError);
   });
 
-  it("builtin promotion: half with float gives float, comparison gives bool", () => {
+  it("case 38: builtin promotion: half with float gives float, comparison gives bool", () => {
     for (const region of [half, false] as const) {
       autocast(region, () => {
         const [wide, narrow] = [matrix("float32"), matrix(half)];

@@ -32,7 +32,14 @@ const REFUSED = [
 ];
 
 describe("policies", () => {
-  it.each(READ)('case 48 and 51: "%s" is %s', (text, canonical) => {
+  const isByKey = ([text]: readonly [string, string]): boolean => text.includes("=");
+
+  it.each(READ.filter(isByKey))('case 48: "%s" is %s', (text, canonical) => {
+    expect(formatPolicy(parsePolicy(text))).toBe(canonical);
+    expect(parsePolicy(canonical)).toEqual(parsePolicy(text));
+  });
+
+  it.each(READ.filter((row) => !isByKey(row)))('case 51: "%s" is %s', (text, canonical) => {
     expect(formatPolicy(parsePolicy(text))).toBe(canonical);
     expect(parsePolicy(canonical)).toEqual(parsePolicy(text));
   });

@@ -71,7 +71,7 @@ describe.each(DEVICES)("an op of the user's own on %s", (device) => {
     expect(await values(slope as Tensor)).toEqual([1, 1, 1, 1]);
   });
 
-  it("has a class, and operands that are left alone; regions do not reach inside", async () => {
+  it("case 43: has a class, and operands that are left alone; regions do not reach inside", async () => {
     const seen: unknown[] = [];
     const nosy = defineOp({
       name: `nosy${device}`,

@@ -35,7 +35,7 @@ it("case 49: floats are cast, and nothing else is touched", () => {
   expect(tree.x.dtype).toBe("float32");
 });
 
-describe.each(DEVICES)("case 50 on %s", (device) => {
+describe.each(DEVICES)("case 50: on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
   });
