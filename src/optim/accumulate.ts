@@ -8,6 +8,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
 import type { GradScaler } from "./gradScaler.ts";
 import { sessionOf } from "./scalerSession.ts";
+import { WindowStatistics } from "./windowStatistics.ts";
 
 export interface GradientAccumulatorOptions {
   /** What `take` gives: the mean over the calls of `add` (default), or their sum. */
@@ -22,7 +23,8 @@ const REDUCTIONS = ["mean", "sum"] as const;
  * Sums of gradients over several calls: one program adds the gradients of a micro-batch, another takes them and steps. The sums
  * are float32 variables whatever the gradients' dtype: in float16 a sum of ones stops at 2048, in bfloat16 at 256. `add` never
  * skips, so one gradient that is not finite stays visible in the sum, and the step over it is skipped whole. With a scaler, the
- * sums have the loss scale of the first `add`: should it move before the step, later gradients are brought to it.
+ * sums have the loss scale of the first `add`: should it move before the step, later gradients are brought to it. Given a module,
+ * a skipped step also takes back what all its calls of `add` did to running statistics.
  *
  * Of k micro-batches of one size, the mean of their mean losses' gradients is the gradient of the whole batch's mean loss. The
  * variables take 4 bytes per parameter, and belong in a checkpoint that is written between `add` and `take`.
@@ -48,6 +50,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
   readonly #reduction: (typeof REDUCTIONS)[number];
   readonly #origin: Origin;
   readonly #window: Window | null;
+  readonly #statistics: WindowStatistics;
 
   constructor(
     parameters: Parameters,
@@ -69,6 +72,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
     }
     this.#reduction = reduction;
     this.#origin = scaler === undefined ? { kind: "plain", scalers: [] } : { kind: "scaled", scalers: [scaler] };
+    this.#statistics = new WindowStatistics(parameters);
     this.#window = scaler === undefined ? null : new Window(scaler, first);
     this.#sums = new Map(variables.map((parameter) => [parameter, sumOf(parameter)]));
     this.#count = new Variable("microSteps", [], "int32", undefined, first.device);
@@ -96,6 +100,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
       const sentence = "GradientAccumulator: no gradient belongs to any of its parameters";
       throw new BinadeError("gradient.missing", `${sentence}; pass gradients(loss, model) of the same model`);
     }
+    this.#statistics.add(this.#count.read().equal(0));
     const factor = this.#window?.add() ?? null;
     for (const [sum, gradient] of entries) {
       const wide = gradient.cast("float32");
@@ -123,6 +128,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
    */
   take(): Grads<S> {
     const count = this.#count.read().cast("float32").maximum(1);
+    this.#statistics.take();
     const factor = this.#window?.take() ?? null;
     const taken = [...this.#sums].map(([parameter, sum]) => {
       const scaled = factor === null ? sum.read() : sum.read().mul(factor);
@@ -135,11 +141,16 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
   }
 
   /**
-   * State for checkpoints by name: "microSteps", "<parameter>.sum" for every parameter, and with a scaler "sum.lossScale" and
-   * "sum.lossOverflows".
+   * State for checkpoints by name: "microSteps", "<parameter>.sum" for every parameter, with a scaler "sum.lossScale" and
+   * "sum.lossOverflows", and "<buffer>.before" for every buffer of a module.
    */
   namedState(): ReadonlyMap<string, Variable> {
-    const all = [this.#count, ...this.#sums.values(), ...(this.#window?.variables ?? [])];
+    const all = [
+      this.#count,
+      ...this.#sums.values(),
+      ...(this.#window?.variables ?? []),
+      ...this.#statistics.variables,
+    ];
     return new Map(all.map((variable) => [variable.name, variable]));
   }
 }

@@ -1,6 +1,6 @@
 /** Moving averages of weights, which follow applied steps. */
 import { BinadeError } from "../errors.ts";
-import { requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { where } from "../tensor/functions.ts";
 import { type Parameters, parametersOf } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -38,6 +38,7 @@ export class WeightAverage {
     requireKnownKeys("WeightAverage", options, ["decay", "warmup"]);
     const { decay = 0.999, warmup = true } = options;
     requireNumber("WeightAverage: decay", decay, (v) => v >= 0 && v < 1, "a number from 0 to below 1");
+    requireBoolean("WeightAverage: warmup", warmup);
     const variables = parametersOf(parameters);
     if (variables.length === 0) {
       const sentence = "WeightAverage: expected at least one parameter, got none";

@@ -3,7 +3,7 @@ import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
 import { topological } from "../ir/walk.ts";
 import { USABLE_SCALES } from "../precision/lossScale.ts";
-import { isPositive, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { isPositive, requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { decideStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
@@ -212,6 +212,8 @@ export class GradScaler {
    */
   step(optimizer: Steppable, grads: Grads<"scaled"> | Grads<"true">, options: StepOptions = {}): StepOutcome {
     requireKnownKeys("step", options, ["checkGradients", "skipNormAbove", "skipZeroGradients"]);
+    requireBoolean("step: checkGradients", options.checkGradients);
+    requireBoolean("step: skipZeroGradients", options.skipZeroGradients);
     if (options.skipNormAbove !== undefined)
       requireNumber("step: skipNormAbove", options.skipNormAbove, isPositive, "a finite number > 0");
     const isScaled = originOf(grads)?.kind === "scaled";

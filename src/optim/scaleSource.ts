@@ -2,7 +2,7 @@
 import { BinadeError } from "../errors.ts";
 import { type LogMaxOptions, logMaxMachine, logMaxRule } from "../precision/logMax.ts";
 import { FACTORS, type LossScaleOptions, lossScaleRule, resumedRule } from "../precision/lossScale.ts";
-import { isPositive, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { isPositive, requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import type { MachineState, ScaleMachine } from "../precision/scaleMachine.ts";
 import type { CheckedValues, LossScaleRule } from "../precision/scalePresets.ts";
 import { full } from "../tensor/create.ts";
@@ -61,6 +61,7 @@ export class ScaleSource {
 
   constructor(options: GradScalerOptions) {
     const { enabled = true, staticScale, logMax, ...counting } = options;
+    requireBoolean("GradScaler: enabled", options.enabled);
     const rule = lossScaleRule(counting);
     this.enabled = enabled;
     this.checks = rule.checks;

@@ -1,5 +1,5 @@
 /** Tells a loss scale that adapts from a run that makes no progress, by the outcomes of its steps. */
-import { requireInteger, requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireInteger, requireKnownKeys } from "../precision/options.ts";
 import type { ReadOutcome, SkippedOutcome, SkipReason } from "./outcome.ts";
 
 export interface StallOptions {
@@ -53,6 +53,7 @@ export class StallDetector {
     requireKnownKeys("StallDetector", options, ["after", "scaled"]);
     const { after = STALL_STEPS, scaled = true } = options;
     requireInteger("StallDetector: after", after, 1);
+    requireBoolean("StallDetector: scaled", scaled);
     this.#after = after;
     this.#scaled = scaled;
   }

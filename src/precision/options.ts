@@ -25,6 +25,12 @@ export function requireInteger(subject: string, value: unknown, low: number): vo
   requireNumber(subject, value, (v) => Number.isInteger(v) && v >= low && v < 2 ** 31, `an integer ≥ ${low}`);
 }
 
+/** Throws `option.invalid` unless `value` is true, false or left out: "false" and 0 would pass for something else. */
+export function requireBoolean(subject: string, value: unknown): void {
+  if (value === undefined || typeof value === "boolean") return;
+  throw new BinadeError("option.invalid", `${subject}: expected true or false, got ${JSON.stringify(value)}; give one`);
+}
+
 export const isPositive = (value: number): boolean => value > 0 && Number.isFinite(value);
 export const isNonNegative = (value: number): boolean => value >= 0 && Number.isFinite(value);
 /** From 0 to 1. */

@@ -1,7 +1,7 @@
 /** compile: records a function of tensors once, and replays it as one program. */
 import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
-import { requireInteger, requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { listCategories, remedyOf } from "./plan.ts";
 import { launch } from "./realize.ts";
 import { Recording, type RecordingOptions } from "./recording.ts";
@@ -58,6 +58,7 @@ export function compile<A extends readonly Tensor[], R>(
 ): Compiled<A, R> {
   const { memoryBudget, readOnly = false } = options;
   requireKnownKeys("compile", options, ["memoryBudget", "readOnly"]);
+  requireBoolean("compile: readOnly", readOnly);
   if (memoryBudget !== undefined) requireInteger("compile: memoryBudget", memoryBudget, 1);
   const recordings: Recording<R>[] = [];
   const record = (args: A): Recording<R> => {

@@ -53,6 +53,20 @@ export function assignFollowing(variable: Variable, value: Tensor): void {
   (trace === null ? eager : stepOf(trace)).assign(variable, value);
 }
 
+/** What the function that is being recorded assigned so, with the values from before it. */
+export function followedSoFar(): ReadonlyMap<Variable, Tensor> {
+  const trace = currentTrace();
+  const before = trace === null ? undefined : recorded.get(trace)?.before;
+  return new Map([...(before ?? [])].map(([variable, node]) => [variable, new Tensor(node)]));
+}
+
+/** The variable was moved by earlier calls that belong to this step: it goes back to `before` unless the optimizers apply. */
+export function followSince(variable: Variable, before: Tensor): void {
+  const trace = currentTrace();
+  if (trace === null && eager.isDecided) eager = new FollowingStep();
+  (trace === null ? eager : stepOf(trace)).before.set(variable, before.node);
+}
+
 /** An optimizer's step, which is applied if the bool scalar `applied` is true, or for certain (null): for use by optimizers. */
 export function decideStep(applied: Tensor | null): void {
   const trace = currentTrace();

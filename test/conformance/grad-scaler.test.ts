@@ -194,6 +194,17 @@ describe.each(DEVICES)("GradScaler on %s", (device) => {
       ],
       ["a closure as option", "option.unknown", () => new GradScaler({ growth: 2 } as object)],
       ["both a static scale and growth", "option.unknown", () => new GradScaler({ staticScale: 8, growthFactor: 2 })],
+      [
+        "a switch that is no boolean",
+        "option.invalid",
+        ({ scaler, optimizer, scaled }) => scaler.step(optimizer, scaled(), { checkGradients: 0 } as object),
+      ],
+      ["a string for a switch", "option.invalid", () => new GradScaler({ enabled: "false" } as object)],
+      [
+        "a limit of 0",
+        "value.range",
+        ({ scaler, optimizer, scaled }) => scaler.step(optimizer, scaled(), { skipNormAbove: 0 }),
+      ],
       ["a static scale of 0", "value.range", () => new GradScaler({ staticScale: 0 })],
       [
         "half gradients",

@@ -317,6 +317,36 @@ describe.each(DEVICES)("scalers on %s", (device) => {
       }
     });
 
+    it("takes back the running statistics of a whole window that is skipped", async () => {
+      const layer = new nn.BatchNorm1d(2);
+      const scaler = new GradScaler({ initialScale: 4 });
+      const optimizer = new optim.SGD(layer, { lr: 0.1 });
+      const accumulator = new optim.GradientAccumulator<"scaled">(layer, { scaler });
+      const micro = compile((x: Tensor, poison: Tensor) => {
+        const grads = gradients(scaler.scale(layer.forward(x).square().mean()), layer);
+        accumulator.add(mapGradients(grads, (g) => g.add(poison)));
+      });
+      const apply = compile(() => {
+        const outcome = scaler.step(optimizer, accumulator.take());
+        scaler.update();
+        return outcome;
+      });
+      const batch = (seed: number): Tensor => tensor(Float32Array.of(seed, 2, -seed, 5), { shape: [2, 2] });
+      const window = async (seeds: readonly number[], bad: number): Promise<boolean> => {
+        for (const seed of seeds) await micro(batch(seed), tensor(seed === bad ? Number.NaN : 0));
+        return (await readOutcome(await apply())).applied;
+      };
+      const state = (): Promise<readonly string[]> => bytesOf([...layer.parameters(), ...layer.buffers()]);
+      expect(await window([1, 2], 0)).toBe(true);
+      const before = await state();
+      for (const bad of [3, 4]) {
+        expect(await window([3, 4], bad)).toBe(false);
+        expect(await state()).toEqual(before);
+      }
+      expect(await window([5], 0)).toBe(true);
+      expect(await state()).not.toEqual(before);
+    });
+
     it("keeps the scale of the first micro-step where the scale moves within the window", async () => {
       const [moved, fixed] = [setup(), setup()];
       for (const s of [moved, fixed]) {
