@@ -56,3 +56,7 @@ export class BinadeError extends Error {
 export function invariant(condition: unknown, message: () => string): asserts condition {
   if (!condition) throw new BinadeError("internal", `internal: ${message()}`);
 }
+
+/** At most three names, and how many more there are. */
+export const listNames = (names: readonly string[]): string =>
+  names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");

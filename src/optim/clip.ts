@@ -1,5 +1,5 @@
 /** Clipping of gradients by their global norm. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, listNames } from "../errors.ts";
 import { isPositive, requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import { type Grads, mapGradients, originOf } from "../tensor/gradients.ts";
@@ -10,7 +10,9 @@ const NORM_EPS = 1e-6;
 
 function requireTrue(subject: string, grads: Grads<"true">): void {
   if (originOf(grads)?.kind !== "scaled") return;
-  throw new BinadeError("scaler.order", `${subject}: the gradients are scaled; pass what GradScaler.unscale returns`);
+  const names = listNames([...grads.keys()].map(({ name }) => name));
+  const sentence = `${subject}: the gradients of ${names} are scaled`;
+  throw new BinadeError("scaler.order", `${sentence}; pass what GradScaler.unscale returns`);
 }
 
 /**

@@ -1,5 +1,5 @@
 /** GradScaler: scales losses, unscales and checks gradients, steps only if all are finite, and moves the scale. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, listNames } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
 import { topological } from "../ir/walk.ts";
 import { USABLE_SCALES } from "../precision/lossScale.ts";
@@ -21,7 +21,7 @@ import {
 } from "./gradientCheck.ts";
 import type { Steppable } from "./optimizer.ts";
 import type { StepOutcome } from "./outcome.ts";
-import { listNames, orderError, requireGradients, restartSession, type Session, sessionOf } from "./scalerSession.ts";
+import { orderError, requireGradients, restartSession, type Session, sessionOf } from "./scalerSession.ts";
 import { type GradScalerOptions, type SavedScaler, ScaleSource } from "./scaleSource.ts";
 
 export interface StepOptions {
@@ -113,9 +113,9 @@ export class GradScaler {
     if (from === this) throw orderError("rescale: both sides of the border have the same scaler; it needs no border");
     sessionOf(from).boundaries.push(x);
     const constant = x.detach();
-    // x − x is 0, so the value is x's own; the product is differentiated in float32, where every ratio of scales fits.
-    const nothing = x.sub(constant).cast("float32").mul(this.lossScale.div(from.lossScale));
-    return constant.add(nothing.cast(x.dtype));
+    // x − x is +0, and y − 0 is y, −0 included. The product is differentiated in float32, where every ratio of scales fits.
+    const nothing = constant.sub(x).cast("float32").mul(this.lossScale.div(from.lossScale));
+    return where(x.isFinite(), constant.sub(nothing.cast(x.dtype)), constant);
   }
 
   /**
@@ -189,16 +189,19 @@ export class GradScaler {
   #requireOrigin(subject: string, grads: ReadonlyMap<Variable, Tensor>, kind: "scaled" | "unscaled"): void {
     const origin = originOf(grads);
     if (origin === undefined && kind === "unscaled") return;
+    const names = listNames([...grads.keys()].map(({ name }) => name));
+    const of = `${subject}: the gradients of ${names === "" ? "no parameter" : names}`;
     if (origin === undefined || origin.kind === "plain") {
       throw orderError(
-        `${subject}: the gradients are not those of a loss that this scaler scaled; write gradients(scaler.scale(loss), model)`,
+        `${of} are not those of a loss that this scaler scaled; write gradients(scaler.scale(loss), model)`,
       );
     }
     if (!origin.scalers.includes(this))
+      throw orderError(`${of} belong to another scaler; use one scaler for a loss and its gradients`);
+    if (origin.kind !== kind)
       throw orderError(
-        `${subject}: the gradients belong to another scaler; use one scaler for a loss and its gradients`,
+        `${of} are ${origin.kind === "scaled" ? "still scaled" : "unscaled already"}; unscale them once`,
       );
-    if (origin.kind !== kind) throw orderError(`${subject}: the gradients are unscaled already; unscale them once`);
   }
 
   /**
@@ -219,7 +222,9 @@ export class GradScaler {
     const isScaled = originOf(grads)?.kind === "scaled";
     const scalers = isScaled ? [this] : this.#scalersOf(grads);
     if (scalers.some((scaler) => sessionOf(scaler).stepped.has(optimizer)))
-      throw orderError("step: the optimizer stepped already since the last update(); call update() once per step");
+      throw orderError(
+        `step: the optimizer of ${listNames(optimizer.parameters().map(({ name }) => name))} stepped already since the last update(); call update() once per step`,
+      );
     const fresh = isScaled ? this.#check(grads, optimizer) : null;
     const trueGrads = fresh === null ? this.#acceptTrue(grads) : this.#trueGradients(fresh);
     const entries = optimizer.parameters().flatMap((parameter): Entry[] => {
@@ -312,8 +317,11 @@ export class GradScaler {
    */
   update(): void {
     const session = sessionOf(this);
-    if (session.stepped.size === 0)
-      throw orderError("update: no optimizer stepped since the last update(); call step() first");
+    if (session.stepped.size === 0) {
+      const names = listNames([...session.checked.keys()].map(({ name }) => name));
+      const waiting = names === "" ? "" : `, and the gradients of ${names} are unscaled`;
+      throw orderError(`update: no optimizer stepped since the last update()${waiting}; call step() first`);
+    }
     const unstepped = [...session.checked].filter(([parameter]) => !session.steppedParameters.has(parameter));
     const flags = [...session.stepped.values()];
     if (unstepped.length > 0) flags.push(allCheckedFinite(unstepped.map(([, checked]) => checked)));

@@ -1,5 +1,5 @@
 /** What all optimizers share: parameter groups, state variables, the applied clock, and the step as a list of assignments. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, listNames } from "../errors.ts";
 import { isNonNegative, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { decideStep } from "../tensor/following.ts";
 import { type Grads, originOf, type Parameters, parametersOf } from "../tensor/gradients.ts";
@@ -197,7 +197,8 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
   updates(grads: Grads<"true">): readonly (readonly [Variable, Tensor])[] {
     const { name } = this.#rule;
     if (originOf(grads)?.kind === "scaled") {
-      throw new BinadeError("scaler.order", `${name}: the gradients are scaled; pass what GradScaler.unscale returns`);
+      const sentence = `${name}: the gradients of ${listNames([...grads.keys()].map((p) => p.name))} are scaled`;
+      throw new BinadeError("scaler.order", `${sentence}; pass what GradScaler.unscale returns`);
     }
     if (!this.parameters().some((parameter) => grads.has(parameter))) {
       const sentence = `${name}: no gradient belongs to any of the optimizer's parameters`;

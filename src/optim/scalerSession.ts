@@ -1,5 +1,5 @@
 /** What a scaler remembers between two updates, one memory per recording, and the checks on it. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, listNames } from "../errors.ts";
 import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { currentTrace, type Trace } from "../tensor/trace.ts";
@@ -58,10 +58,6 @@ export function restartSession(scaler: object): Session {
 }
 
 export const orderError = (message: string): BinadeError => new BinadeError("scaler.order", message);
-
-/** At most three names, and how many more there are. */
-export const listNames = (names: readonly string[]): string =>
-  names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
 
 /** At least one gradient, and none in float16. */
 export function requireGradients(

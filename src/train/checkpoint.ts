@@ -1,6 +1,6 @@
 /** Checkpoints: every variable of a run, and what the run was, in one safetensors file that is replaced atomically. */
 import { readFile } from "node:fs/promises";
-import { BinadeError } from "../errors.ts";
+import { BinadeError, listNames } from "../errors.ts";
 import { sameShape, showShape } from "../ops/shape.ts";
 import type { Variable } from "../tensor/variable.ts";
 import { writeFileAtomic } from "./atomic.ts";
@@ -110,8 +110,8 @@ export async function restoreCheckpoint({ path, file }: Checkpoint, variables: N
   const foreign = [...file.tensors.keys()].filter((name) => !variables.has(name));
   if (missing.length > 0 || foreign.length > 0) {
     const parts = [
-      ...(missing.length > 0 ? [`lacks ${list(missing)}`] : []),
-      ...(foreign.length > 0 ? [`holds ${list(foreign)}, which this run has not`] : []),
+      ...(missing.length > 0 ? [`lacks ${listNames(missing)}`] : []),
+      ...(foreign.length > 0 ? [`holds ${listNames(foreign)}, which this run has not`] : []),
     ];
     throw new BinadeError("checkpoint.mismatch", `${path}: ${parts.join(" and ")}; ${OWN_SETTINGS}`);
   }
@@ -127,6 +127,3 @@ export async function restoreCheckpoint({ path, file }: Checkpoint, variables: N
   }
   for (const { variable, saved } of pairs) await variable.load(saved.bytes);
 }
-
-const list = (names: readonly string[]): string =>
-  names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
