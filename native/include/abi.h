@@ -9,9 +9,9 @@ constexpr int64_t kAbiVersion = 2;
 
 enum class DType : int32_t {
   float64 = 0, float32 = 1, float16 = 2, bfloat16 = 3, float8_e4m3fn = 4, float8_e5m2 = 5, int64 = 6, int32 = 7,
-  uint32 = 8, uint8 = 9, boolean = 10,
+  uint32 = 8, uint8 = 9, boolean = 10, int16 = 11,
 };
-constexpr int64_t kDTypeCount = 11;
+constexpr int64_t kDTypeCount = 12;
 
 enum class Opcode : int32_t {
   neg = 0, abs = 1, sign = 2, floor = 3, ceil = 4, round = 5, sqrt = 6, exp = 7, expm1 = 8, log = 9, log1p = 10,

@@ -83,6 +83,7 @@ int64_t byteLengthOf(DType dtype) {
       return 8;
     case DType::float16:
     case DType::bfloat16:
+    case DType::int16:
       return 2;
     case DType::float8_e4m3fn:
     case DType::float8_e5m2:

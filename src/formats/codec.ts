@@ -147,6 +147,8 @@ export function round(value: number, d: DType): number {
       return truncate(value, 0, 2 ** 32 - 1);
     case "uint8":
       return truncate(value, 0, 255);
+    case "int16":
+      return truncate(value, -(2 ** 15), 2 ** 15 - 1);
     case "bool":
       return value !== 0 ? 1 : 0;
   }
@@ -203,8 +205,8 @@ function encodeInt64(values: ArrayLike<number>): BigInt64Array {
   return out;
 }
 
-function encodeWords(values: ArrayLike<number>, d: "int32" | "uint32" | "uint8" | "bool"): StorageArray {
-  const out: Int32Array | Uint32Array | Uint8Array = new (storageArray(d))(values.length);
+function encodeWords(values: ArrayLike<number>, d: "int32" | "uint32" | "int16" | "uint8" | "bool"): StorageArray {
+  const out: Int32Array | Uint32Array | Int16Array | Uint8Array = new (storageArray(d))(values.length);
   for (let i = 0; i < out.length; i++) out[i] = round(values[i] as number, d);
   return out;
 }
@@ -265,7 +267,7 @@ function numbersOfInt64(storage: BigInt64Array): Float64Array {
 function numbersOf(
   storage: StorageArray,
   d: DType,
-): Float64Array | Float32Array | Int32Array | Uint32Array | Uint8Array {
+): Float64Array | Float32Array | Int32Array | Uint32Array | Int16Array | Uint8Array {
   if (storage instanceof BigInt64Array) return numbersOfInt64(storage);
   if (storage instanceof Uint16Array)
     return d === "float16" ? float32FromFloat16(storage) : float32FromBfloat16(storage);

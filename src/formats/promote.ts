@@ -5,12 +5,13 @@ import { type DType, isFloat } from "./table.ts";
 
 /**
  * For each format, those directly above it. A pair may mix only if one of the two lies above the other, and meets there.
- * float16 with bfloat16, and int32 with uint32, have a common upper bound but do not mix: reaching it would be a cast
+ * float16 with bfloat16, and uint32 with signed integers, have a common upper bound but do not mix: reaching it would be a cast
  * that nobody wrote. The 8-bit floats mix with nothing: they carry a scale that this order knows nothing of.
  */
 const ABOVE: { readonly [D in DType]: readonly DType[] } = {
   bool: ["uint8"],
-  uint8: ["int32", "uint32"],
+  uint8: ["int16", "uint32"],
+  int16: ["int32"],
   int32: ["int64"],
   uint32: ["int64"],
   int64: ["float16", "bfloat16"],
@@ -37,7 +38,7 @@ function advice(a: DType, b: DType): string {
  * where it holds every value of the other, the float of a float and an integer, and anything rather than `bool`.
  * Symmetric and associative where defined.
  *
- * @throws BinadeError `dtype.mismatch` for float16 with bfloat16, int32 with uint32, and an 8-bit float with any other.
+ * @throws BinadeError `dtype.mismatch` for float16 with bfloat16, uint32 with int32 and int16, and an 8-bit float with any other.
  * @example
  * promote("bfloat16", "float32"); // "float32"
  * promote("int32", "float16"); // "float16"

@@ -85,6 +85,7 @@ export const FORMATS = {
   uint32: { code: 8, kind: "uint", bits: 32, safetensors: "U32", short: "u32", source: ECMA_INTEGERS },
   uint8: { code: 9, kind: "uint", bits: 8, safetensors: "U8", short: "u8", source: ECMA_INTEGERS },
   bool: { code: 10, kind: "bool", bits: 1, safetensors: "BOOL", short: "bool", source: "one byte, 0 or 1" },
+  int16: { code: 11, kind: "int", bits: 16, safetensors: "I16", short: "i16", source: ECMA_INTEGERS },
 } as const satisfies Record<string, FloatFormat | IntegerFormat>;
 
 /** Name of a number format. */
@@ -157,6 +158,7 @@ export interface StorageByDType {
   readonly uint32: Uint32Array;
   readonly uint8: Uint8Array;
   readonly bool: Uint8Array;
+  readonly int16: Int16Array;
 }
 
 /** The typed array that stores `D`. */
@@ -183,6 +185,7 @@ const STORAGE: { readonly [D in DType]: StorageConstructor<StorageOf<D>> } = {
   uint32: Uint32Array,
   uint8: Uint8Array,
   bool: Uint8Array,
+  int16: Int16Array,
 };
 
 /**

@@ -62,6 +62,8 @@ export function makeBuilder(node: NodeFactory) {
       node(ELEMENTWISE[name], [x]);
 
   const cast = (x: Node, dtype: DType): Node => (x.dtype === dtype ? x : node(MOVEMENT.cast, [x], { dtype }));
+  const bitcast = (x: Node, dtype: "float32" | "int32" | "uint32"): Node =>
+    x.dtype === dtype ? x : node(MOVEMENT.bitcast, [x], { dtype });
   const reshape = (x: Node, shape: Shape): Node =>
     sameShape(x.shape, shape) ? x : node(MOVEMENT.reshape, [x], { shape });
   const permute = (x: Node, order: readonly number[]): Node =>
@@ -110,6 +112,7 @@ export function makeBuilder(node: NodeFactory) {
     pointwise,
     broadcastTo,
     cast,
+    bitcast,
     reshape,
     permute,
     slice,
@@ -150,6 +153,8 @@ export function makeBuilder(node: NodeFactory) {
     or: binary("logicalOr"),
     not: unary("logicalNot"),
     neg: unary("neg"),
+    abs: unary("abs"),
+    floor: unary("floor"),
     sqrt: unary("sqrt"),
     square: unary("square"),
     exp: unary("exp"),

@@ -17,6 +17,7 @@ import { dtypeOf } from "./movement.ts";
 import { POOLING } from "./pooling.ts";
 import { PROBABILITY } from "./probability.ts";
 import { extent, type Shape, showShape } from "./shape.ts";
+import { STORAGE } from "./storage.ts";
 import { WINDOWS } from "./windows.ts";
 
 const SOFTMAX = "Bridle 1990; shifted by the maximum so that exp never overflows";
@@ -310,4 +311,5 @@ export const COMPOSITE = nameRows({
   ...ATTENTION,
   ...CONVOLUTION,
   ...WINDOWS,
+  ...STORAGE,
 });

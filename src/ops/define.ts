@@ -85,6 +85,8 @@ export interface PointwiseRow extends Row {
   readonly copies?: Readonly<Record<number, number>>;
   /** Changes the dtype and nothing else: its gradient is the cotangent in the operand's dtype. */
   readonly converts?: boolean;
+  /** The same 32 bits read as another dtype: nothing is computed, nothing rounds. */
+  readonly reinterprets?: true;
   /** Backward computes the result anew from the operand, which it reads anyway, instead of keeping both. */
   readonly recompute?: true;
 }

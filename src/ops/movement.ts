@@ -43,6 +43,31 @@ const cast: PointwiseRow = {
   vjp: ({ b, g, ins: [x] }) => [x !== undefined && isFloat(x.dtype) ? () => b.cast(g, x.dtype) : null],
 };
 
+const BITS_OF_32: readonly DType[] = ["float32", "int32", "uint32"];
+
+/** The bits of x as `attributes.dtype`, both of 32 bits. Which of the NaNs a NaN is, differs between backends. */
+const bitcast: PointwiseRow = {
+  kind: "pointwise",
+  autocast: "as-is",
+  slots: ["x"],
+  value: slot("x"),
+  ulps: 0,
+  domain: { low: -4, high: 4 },
+  cheap: true,
+  reinterprets: true,
+  infer: ([x], attributes) => {
+    const other = [x?.dtype ?? "float32", dtypeOf(attributes)].find((dtype) => !BITS_OF_32.includes(dtype));
+    if (other !== undefined) {
+      throw new BinadeError(
+        "dtype.unsupported",
+        `expected float32, int32 or uint32, got ${other}; cast to one of them first`,
+      );
+    }
+    return { shape: x?.shape ?? [], dtype: dtypeOf(attributes) };
+  },
+  vjp: "none",
+};
+
 /** The dtype-valued attribute `dtype`. */
 export function dtypeOf(attributes: Attributes): DType {
   return attributes.dtype as DType;
@@ -218,4 +243,15 @@ const barrier: MovementRow = {
   reference: "optimization_barrier of XLA, which JAX's rematerialisation uses to the same end",
 };
 
-export const MOVEMENT = nameRows({ cast, reshape, permute, broadcast, slice, pad, concatenate, windows, barrier });
+export const MOVEMENT = nameRows({
+  cast,
+  bitcast,
+  reshape,
+  permute,
+  broadcast,
+  slice,
+  pad,
+  concatenate,
+  windows,
+  barrier,
+});

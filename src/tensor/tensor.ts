@@ -291,7 +291,7 @@ export class Tensor {
   }
 
   /** Computes the tensor; resolves to a copy of its elements as numbers (float64 in a Float64Array, integers exactly). */
-  async data(): Promise<Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array> {
+  async data(): Promise<Float32Array | Float64Array | Int32Array | Uint32Array | Int16Array | Uint8Array> {
     const stored = await this.storage();
     if (stored instanceof BigInt64Array)
       throw new BinadeError("dtype.unsupported", "int64 exists in files only; cast to int32");

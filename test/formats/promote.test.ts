@@ -6,18 +6,19 @@ import { DTYPES, type DType, parseDType, shortName } from "../../src/formats/tab
 /** Row and column in the order of DTYPES; `-` is a refusal. */
 // biome-ignore format: a table is read by rows
 const TABLE = `
-          f64    f32    f16    bf16   f8e4m3 f8e5m2 i64    i32    u32    u8     bool
-  f64     f64    f64    f64    f64    -      -      f64    f64    f64    f64    f64
-  f32     f64    f32    f32    f32    -      -      f32    f32    f32    f32    f32
-  f16     f64    f32    f16    -      -      -      f16    f16    f16    f16    f16
-  bf16    f64    f32    -      bf16   -      -      bf16   bf16   bf16   bf16   bf16
-  f8e4m3  -      -      -      -      f8e4m3 -      -      -      -      -      -
-  f8e5m2  -      -      -      -      -      f8e5m2 -      -      -      -      -
-  i64     f64    f32    f16    bf16   -      -      i64    i64    i64    i64    i64
-  i32     f64    f32    f16    bf16   -      -      i64    i32    -      i32    i32
-  u32     f64    f32    f16    bf16   -      -      i64    -      u32    u32    u32
-  u8      f64    f32    f16    bf16   -      -      i64    i32    u32    u8     u8
-  bool    f64    f32    f16    bf16   -      -      i64    i32    u32    u8     bool`;
+          f64    f32    f16    bf16   f8e4m3 f8e5m2 i64    i32    u32    u8     bool   i16
+  f64     f64    f64    f64    f64    -      -      f64    f64    f64    f64    f64    f64
+  f32     f64    f32    f32    f32    -      -      f32    f32    f32    f32    f32    f32
+  f16     f64    f32    f16    -      -      -      f16    f16    f16    f16    f16    f16
+  bf16    f64    f32    -      bf16   -      -      bf16   bf16   bf16   bf16   bf16   bf16
+  f8e4m3  -      -      -      -      f8e4m3 -      -      -      -      -      -      -
+  f8e5m2  -      -      -      -      -      f8e5m2 -      -      -      -      -      -
+  i64     f64    f32    f16    bf16   -      -      i64    i64    i64    i64    i64    i64
+  i32     f64    f32    f16    bf16   -      -      i64    i32    -      i32    i32    i32
+  u32     f64    f32    f16    bf16   -      -      i64    -      u32    u32    u32    -
+  u8      f64    f32    f16    bf16   -      -      i64    i32    u32    u8     u8     i16
+  bool    f64    f32    f16    bf16   -      -      i64    i32    u32    u8     bool   i16
+  i16     f64    f32    f16    bf16   -      -      i64    i32    -      i16    i16    i16`;
 
 const [header = [], ...rows] = TABLE.trim()
   .split("\n")

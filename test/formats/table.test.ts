@@ -16,8 +16,8 @@ import {
 describe("FORMATS", () => {
   it("lists the formats in the order of the native codes", () => {
     // biome-ignore format: a list of names
-    expect(DTYPES).toEqual(["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64", "int32", "uint32", "uint8", "bool"]);
-    expect(DTYPES.map((d) => FORMATS[d].code)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    expect(DTYPES).toEqual(["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64", "int32", "uint32", "uint8", "bool", "int16"]);
+    expect(DTYPES.map((d) => FORMATS[d].code)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
   });
 
   it.each(DTYPES.filter(isFloat))("%s: the limits follow from the widths of the fields", (d) => {
@@ -46,6 +46,7 @@ describe("FORMATS", () => {
       "u32",
       "u8",
       "bool",
+      "i16",
     ]);
     expect(DTYPES.map((d) => FORMATS[d].safetensors)).toEqual([
       "F64",
@@ -59,6 +60,7 @@ describe("FORMATS", () => {
       "U32",
       "U8",
       "BOOL",
+      "I16",
     ]);
   });
 });
@@ -66,7 +68,7 @@ describe("FORMATS", () => {
 describe("kinds, sizes and storage", () => {
   it("tells floats and integers apart, and bool from both", () => {
     expect(DTYPES.filter(isFloat)).toEqual(DTYPES.slice(0, 6));
-    expect(DTYPES.filter(isInteger)).toEqual(["int64", "int32", "uint32", "uint8"]);
+    expect(DTYPES.filter(isInteger)).toEqual(["int64", "int32", "uint32", "uint8", "int16"]);
   });
 
   it.each(DTYPES)("%s: the storage array has the element size of the format", (d) => {
@@ -87,6 +89,7 @@ describe("kinds, sizes and storage", () => {
       Uint32Array,
       Uint8Array,
       Uint8Array,
+      Int16Array,
     ]);
   });
 });

@@ -108,7 +108,14 @@ it("rounds both sides to the format before it counts", () => {
   expect(ulpDistance(1.003, 1.005, "bfloat16")).toBe(1);
 });
 
-it.each(["int64", "int32", "uint32", "uint8", "bool"] as const)("%s: counts in ones and tolerates nothing", (d) => {
+it.each([
+  "int64",
+  "int32",
+  "uint32",
+  "int16",
+  "uint8",
+  "bool",
+] as const)("%s: counts in ones and tolerates nothing", (d) => {
   expect(ulpDistance(0, 1, d)).toBe(1);
   expect(ulpDistance(1.2, 1.7, d)).toBe(0);
   expect(ulp(100, d)).toBe(1);

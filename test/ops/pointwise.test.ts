@@ -81,7 +81,7 @@ describe("values", () => {
     const rows = Object.values(OPS)
       .filter((op) => op.kind === "pointwise")
       .map((op) => op.name);
-    expect([...Object.keys(TRUTH), "cast"].sort()).toEqual(rows.sort());
+    expect([...Object.keys(TRUTH), "cast", "bitcast"].sort()).toEqual(rows.sort());
   });
 
   for (const dtype of DTYPES) {

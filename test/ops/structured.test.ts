@@ -321,7 +321,11 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
 };
 
 /** Rows through which no gradient flows, and rows that pointwise.test.ts checks. */
-const FLAT: readonly string[] = ["input", "constant", "full", "iota", "random", "argMax", "argMin", "maxPoolIndex"];
+// biome-ignore format: a list of names
+const FLAT: readonly string[] = [
+  "input", "constant", "full", "iota", "random", "argMax", "argMin", "maxPoolIndex",
+  "roundStochastic", "splitUpper", "splitLower", "splitJoin", "quantizeDynamic", "dequantizeDynamic",
+];
 
 describe("gradients and second gradients of structured rows", () => {
   it("has a case for every row that is not pointwise", () => {

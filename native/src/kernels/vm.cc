@@ -84,7 +84,7 @@ static uint8_t* addressOf(const VmState& state, const Operand& operand, int64_t 
 }
 
 static int64_t elementByteLength(DType dtype) {
-  if (dtype == DType::float16 || dtype == DType::bfloat16) return 2;
+  if (dtype == DType::float16 || dtype == DType::bfloat16 || dtype == DType::int16) return 2;
   return dtype == DType::float32 || dtype == DType::int32 || dtype == DType::uint32 ? 4 : 1;
 }
 

@@ -14,6 +14,17 @@ static void widenBytes(const uint8_t* __restrict source, float* __restrict lanes
   for (int64_t i = 0; i < count; ++i) lanes[i] = static_cast<float>(source[i]);
 }
 
+static void widenInt16(const int16_t* __restrict source, float* __restrict lanes, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) lanes[i] = static_cast<float>(source[i]);
+}
+
+static void narrowInt16(const float* __restrict lanes, int16_t* __restrict target, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t value = toInt32(lanes[i]);
+    target[i] = static_cast<int16_t>(value < -32768 ? -32768 : (value > 32767 ? 32767 : value));
+  }
+}
+
 static void narrowUint8(const float* __restrict lanes, uint8_t* __restrict target, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const int32_t value = toInt32(lanes[i]);
@@ -28,6 +39,8 @@ static void narrowBoolean(const float* __restrict lanes, uint8_t* __restrict tar
 static void loadContiguous(DType dtype, const void* source, float* lanes, int64_t count) {
   if (dtype == DType::uint8 || dtype == DType::boolean) {
     widenBytes(static_cast<const uint8_t*>(source), lanes, count);
+  } else if (dtype == DType::int16) {
+    widenInt16(static_cast<const int16_t*>(source), lanes, count);
   } else {
     widenArray(dtype, source, lanes, count);  // 32-bit integers are copied as they are
   }
@@ -38,6 +51,8 @@ static void storeContiguous(DType dtype, const float* lanes, void* target, int64
     narrowUint8(lanes, static_cast<uint8_t*>(target), count);
   } else if (dtype == DType::boolean) {
     narrowBoolean(lanes, static_cast<uint8_t*>(target), count);
+  } else if (dtype == DType::int16) {
+    narrowInt16(lanes, static_cast<int16_t*>(target), count);
   } else {
     narrowArray(dtype, lanes, target, count);
   }
@@ -58,7 +73,7 @@ static void spread(const void* source, void* target, int64_t stride, int64_t cou
 }
 
 static int log2ByteLength(DType dtype) {
-  if (dtype == DType::float16 || dtype == DType::bfloat16) return 1;
+  if (dtype == DType::float16 || dtype == DType::bfloat16 || dtype == DType::int16) return 1;
   return dtype == DType::float32 || dtype == DType::int32 || dtype == DType::uint32 ? 2 : 0;
 }
 

@@ -6,7 +6,7 @@ export const ABI_VERSION = 2;
 
 /**
  * Opcodes of the pointwise engine beyond the scalar primitives of `FN` (which come first, in table order).
- * Registers hold blocks of 32-bit lanes: float32, or int32/uint32 bits. Booleans and uint8 are float32 lanes.
+ * Registers hold blocks of 32-bit lanes: float32, or int32/uint32 bits. Booleans, uint8 and int16 are float32 lanes.
  */
 // biome-ignore format: a table is read by rows
 export const EXTRA_OPCODES = [

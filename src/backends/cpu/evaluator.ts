@@ -69,6 +69,8 @@ export class Evaluator {
     invariant(op.kind === "pointwise", () => `${describe(node)} is not an expression`);
     const [first] = inputs;
     if (op.converts === true && first !== undefined) return this.vm.convert(this.value(first), first.dtype, dtype);
+    // Lanes are 32 bits of no dtype.
+    if (op.reinterprets === true && first !== undefined) return this.value(first);
     const used = slotsOf(op.value);
     const slots = Object.fromEntries(
       op.slots.flatMap((name, i) => (used.has(name) ? [[name, this.value(inputOf(node, i))]] : [])),

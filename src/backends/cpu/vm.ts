@@ -36,6 +36,12 @@ const ROUND: Partial<Record<DType, Opcode>> = {
   float8_e5m2: "roundFloat8E5m2",
 };
 
+/** Integers that are float lanes: their least and greatest values. */
+const SMALL_INTEGERS: Partial<Record<DType, readonly [number, number]>> = {
+  uint8: [0, 255],
+  int16: [-(2 ** 15), 2 ** 15 - 1],
+};
+
 /** Integer spellings; comparisons that are missing swap their operands. */
 const SIGNED: Partial<Record<Fn, Opcode>> = {
   add: "addInt",
@@ -129,10 +135,12 @@ export class VmBuilder {
     if (from === "uint32" && to === "int32") return this.emit("minUint", [x, signed(0x7fffffff)]);
     if (to === "int32") return this.emit("toInt32", [x]);
     if (to === "uint32") return this.emit("toUint32", [x]);
-    if (to === "uint8") {
+    const range = SMALL_INTEGERS[to];
+    if (range !== undefined) {
+      const [low, high] = range.map(signed) as [Register, Register];
       const whole =
-        from === "int32" ? x : from === "uint32" ? this.emit("minUint", [x, signed(255)]) : this.emit("toInt32", [x]);
-      return this.emit("fromInt32", [this.emit("minInt", [this.emit("maxInt", [whole, signed(0)]), signed(255)])]);
+        from === "int32" ? x : from === "uint32" ? this.emit("minUint", [x, high]) : this.emit("toInt32", [x]);
+      return this.emit("fromInt32", [this.emit("minInt", [this.emit("maxInt", [whole, low]), high])]);
     }
     const float = from === "int32" ? this.emit("fromInt32", [x]) : from === "uint32" ? this.emit("fromUint32", [x]) : x;
     return this.round(float, to);

@@ -96,6 +96,7 @@ const ACCESS: Readonly<Partial<Record<DType, readonly [Getter, Setter]>>> = {
   float32: [(v, at) => v.getFloat32(at, true), (v, at, x) => v.setFloat32(at, x, true)],
   int32: [(v, at) => v.getInt32(at, true), (v, at, x) => v.setInt32(at, x, true)],
   uint32: [(v, at) => v.getUint32(at, true), (v, at, x) => v.setUint32(at, x, true)],
+  int16: [(v, at) => v.getInt16(at, true), (v, at, x) => v.setInt16(at, x, true)],
   uint8: [(v, at) => v.getUint8(at), (v, at, x) => v.setUint8(at, x)],
   bool: [(v, at) => v.getUint8(at), (v, at, x) => v.setUint8(at, x === 0 ? 0 : 1)],
 };

@@ -1,6 +1,6 @@
 /** What every row means, element by element: the definition that other backends are held against. Slow and obvious. */
 import { BinadeError } from "../../errors.ts";
-import { type DType, isFloat, philox, round, uniform } from "../../formats/index.ts";
+import { type DType, isFloat, philox, round, storageArray, uniform } from "../../formats/index.ts";
 import { build, describe, type Node } from "../../ir/graph.ts";
 import { topological } from "../../ir/walk.ts";
 import { type Attributes, listOf, numberOf } from "../../ops/define.ts";
@@ -25,6 +25,7 @@ export function evaluate(
     case "source":
       return generate(node, operands);
     case "pointwise": {
+      if (op.reinterprets === true) return reinterpret(operand(operands, 0), node);
       const slots = Object.fromEntries(op.slots.map((name, i) => [name, operand(operands, i)]));
       return stored(fold<Values>(op.value, DIALECTS[computeFormat(node)], slots), node);
     }
@@ -78,6 +79,12 @@ function computeFormat({ op, inputs }: Node): keyof typeof DIALECTS {
   if (dtypes.some((d) => isFloat(d))) return "float32";
   if (dtypes.includes("int32")) return "int32";
   return dtypes.includes("uint32") ? "uint32" : "float32";
+}
+
+function reinterpret(values: Float64Array, { inputs, dtype }: Node): Float64Array {
+  const from = new (storageArray(inputs[0]?.dtype ?? dtype))(values.length) as Float32Array;
+  from.set(values);
+  return Float64Array.from(new (storageArray(dtype))(from.buffer) as Float32Array);
 }
 
 function stored(values: Values, node: Node): Float64Array {
