@@ -2,7 +2,14 @@
 import { requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type CommonOptions, Optimizer, type ParameterSource, type Rule, type UpdateArguments } from "./optimizer.ts";
+import {
+  type CommonOptions,
+  Optimizer,
+  type ParameterSource,
+  type Rule,
+  STORAGE,
+  type UpdateArguments,
+} from "./optimizer.ts";
 
 export interface AdamOptions extends CommonOptions {
   /** Default 0.001. */
@@ -21,7 +28,12 @@ type Settings = Required<AdamOptions>;
 
 /** The least normal float32. */
 const LEAST_EPS = 2 ** -126;
-const COMMON = { lr: 1e-3, masterWeights: true, betas: [0.9, 0.999], eps: 1e-8 } as const;
+const COMMON = { lr: 1e-3, ...STORAGE, betas: [0.9, 0.999], eps: 1e-8 } as const;
+
+const moments: Rule<Settings>["slots"] = (_, shape) => [
+  { name: "m", shape, signed: true },
+  { name: "v", shape, signed: false },
+];
 
 function check(name: string): (settings: Settings) => void {
   return ({ betas, eps }) => {
@@ -59,7 +71,7 @@ const ADAM: Rule<Settings> = {
   name: "Adam",
   defaults: { ...COMMON, weightDecay: 0 },
   check: check("Adam"),
-  slotNames: () => ["m", "v"],
+  slots: moments,
   update: (args) => {
     const { weight, gradient, settings } = args;
     const { weightDecay } = settings;
@@ -72,7 +84,7 @@ const ADAMW: Rule<Settings> = {
   name: "AdamW",
   defaults: { ...COMMON, weightDecay: 0.01 },
   check: check("AdamW"),
-  slotNames: () => ["m", "v"],
+  slots: moments,
   update: (args) => {
     const { weight, gradient, lr, settings } = args;
     const { weightDecay } = settings;

@@ -1,10 +1,13 @@
 /** Optimizers, schedules, clipping, loss scaling: re-exports only. */
 export { GradientAccumulator, type GradientAccumulatorOptions } from "./accumulate.ts";
+export { Adafactor, type AdafactorOptions } from "./adafactor.ts";
 export { Adam, type AdamOptions, AdamW, type AdamWOptions } from "./adam.ts";
 export { WeightAverage, type WeightAverageOptions } from "./average.ts";
 export { clipByGlobalNorm, globalNorm } from "./clip.ts";
 export { allFinite } from "./finite.ts";
 export { GradScaler, type LossTree, type Scaled, type StepOptions } from "./gradScaler.ts";
+export { Lion, type LionOptions } from "./lion.ts";
+export { Muon, type MuonOptions } from "./muon.ts";
 export {
   type CommonOptions,
   Optimizer,
@@ -29,3 +32,5 @@ export type { GradScalerOptions, LogMaxState, SavedScaler, ScalerState } from ".
 export { constant, type WarmupCosineOptions, warmupCosine } from "./schedule.ts";
 export { SGD, type SGDOptions } from "./sgd.ts";
 export { type Stall, StallDetector, type StallOptions } from "./stall.ts";
+export type { StateDType, StateSlot } from "./states.ts";
+export type { MasterWeights } from "./weights.ts";

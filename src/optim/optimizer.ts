@@ -1,11 +1,19 @@
 /** What all optimizers share: parameter groups, state variables, the applied clock, and the step as a list of assignments. */
 import { BinadeError, listNames } from "../errors.ts";
+import { philoxKey } from "../formats/index.ts";
+import { build } from "../ir/graph.ts";
+import type { Shape } from "../ops/shape.ts";
 import { isNonNegative, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { arange, full } from "../tensor/create.ts";
 import { decideStep } from "../tensor/following.ts";
+import { where } from "../tensor/functions.ts";
 import { type Grads, originOf, type Parameters, parametersOf } from "../tensor/gradients.ts";
-import type { VariableRole } from "../tensor/runtime.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import { HostNumber, Variable } from "../tensor/variable.ts";
+import { type Draw, Entry } from "./entry.ts";
+import { type Grouped, groupsOf, requireDistinct } from "./groups.ts";
+import { STATE_FORMS, type StateDType, type StateSlot } from "./states.ts";
+import { type MasterWeights, WEIGHT_FORMS } from "./weights.ts";
 
 /**
  * A learning rate as a graph expression of the applied clock: `step` is the number of applied steps so far (float32
@@ -20,11 +28,28 @@ export interface CommonOptions {
   /** ≥ 0; how it acts is the optimizer's. */
   readonly weightDecay?: number;
   /**
-   * Parameters of 16 bits: keep a float32 master of each, of which the parameter is the rounded copy. Default true. false
-   * rounds every update to 16 bits, which loses most of the small ones: 1 + 0.001 is 1 in bfloat16.
+   * How the float32 weight behind a 16-bit parameter is kept. float32 parameters are their own masters in every form.
+   *
+   * - `float32` (default): in a variable of 4 bytes per parameter, of which the parameter is the rounded copy.
+   * - `split` (bfloat16): its lower 16 bits in a variable of 2 bytes per parameter; the parameter holds the upper ones. Every
+   *   update has the bits of the first form. Half-way the parameter rounds away from zero, not to even.
+   * - `stochastic` (bfloat16): not at all; updates round up or down at random, and are kept on average.
+   * - `kahan`: what rounding took away, in a variable of the parameter's dtype.
+   * - `none`: not at all. Updates below half a spacing are lost: 1 + 0.001 is 1 in bfloat16.
    */
-  readonly masterWeights?: boolean;
+  readonly masterWeights?: MasterWeights;
+  /**
+   * How moments are kept between steps; updates compute in float32. `float32` (default); `bfloat16`, rounded stochastically;
+   * `int8-blockwise`, 8-bit codes with a scale for every 256 elements, for state of at least 4096 elements and whole blocks
+   * (other state is float32).
+   */
+  readonly stateDType?: StateDType;
+  /** Seed of stochastic rounding, an integer from 0 to 2^53 − 1; one for all groups. Default 0. */
+  readonly seed?: number;
 }
+
+/** Defaults of how weights and state are kept. */
+export const STORAGE = { masterWeights: "float32", stateDType: "float32", seed: 0 } as const;
 
 /** Some parameters with options of their own; the others come from the optimizer's. */
 export type ParameterGroup<O> = Partial<O> & { readonly parameters: Parameters };
@@ -56,15 +81,11 @@ export interface Rule<S extends Required<CommonOptions>> {
   readonly defaults: S;
   /** Throws unless the settings that are its own are in range. */
   readonly check: (settings: S) => void;
-  readonly slotNames: (settings: S) => readonly string[];
+  /** Throws for a parameter that it cannot update. */
+  readonly requireParameter?: (parameter: Variable) => void;
+  /** The state of a parameter of this shape. */
+  readonly slots: (settings: S, shape: Shape) => readonly StateSlot[];
   readonly update: (args: UpdateArguments<S>) => UpdateResult;
-}
-
-/** The variables of one parameter. */
-interface Entry {
-  readonly parameter: Variable;
-  readonly master: Variable | null;
-  readonly slots: ReadonlyMap<string, Variable>;
 }
 
 interface Group<S> {
@@ -80,60 +101,65 @@ export interface Steppable {
   updates(grads: Grads<"true">): Iterable<readonly [Variable, Tensor]>;
 }
 
+/** The fourth word of the key of stochastic rounding ("STOC"): other numbers than those of a `RandomStream` of the same seed. */
+const ROUNDING = 0x53544f43;
+
+/** Options that belong to the optimizer as a whole. */
+const SHARED = ["seed"] as const;
+
 /**
- * Base of the optimizers. State is float32 in variables of its own; `apply` inside a compiled step updates parameters and
- * state in place at the end of the step.
+ * Base of the optimizers. The update computes in float32; weights and state are kept as `masterWeights` and `stateDType` say.
+ * `apply` inside a compiled step updates parameters and state in place at the end of the step.
  */
 export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
   readonly #rule: Rule<S>;
   readonly #groups: readonly Group<S>[];
   /** The applied clock. */
   readonly #steps: Variable;
+  readonly #seed: readonly [number, number];
 
   constructor(rule: Rule<S>, source: ParameterSource<Partial<S>>, options: Partial<S>) {
     this.#rule = rule;
     requireKnownKeys(rule.name, options, Object.keys(rule.defaults));
-    this.#groups = groupsOf(source).map((group) => this.#makeGroup(group, options));
+    this.#seed = philoxKey(options.seed ?? rule.defaults.seed);
+    let position = 0;
+    this.#groups = groupsOf(source).map((group) => this.#makeGroup(group, options, () => position++));
     requireDistinct(rule.name, this.parameters());
+    this.#requireUse();
     this.#steps = new Variable("step", [], "int32", undefined, this.parameters()[0]?.device);
     this.#steps.role = "optimizerState";
   }
 
-  #makeGroup({ parameters, ...own }: Grouped, options: Partial<S>): Group<S> {
-    const { name, defaults, check } = this.#rule;
-    requireKnownKeys(`${name}: group`, own, Object.keys(defaults));
+  /** A form that no parameter is kept in is a mistake: the model is of float32. */
+  #requireUse(): void {
+    const form = this.#groups.find(({ settings }) => settings.masterWeights !== STORAGE.masterWeights)?.settings
+      .masterWeights;
+    if (form === undefined || this.parameters().some(({ dtype }) => dtype !== "float32")) return;
+    const sentence = `${this.#rule.name}: masterWeights ${JSON.stringify(form)} is for 16-bit parameters, and all are float32`;
+    throw new BinadeError("option.invalid", `${sentence}; leave it out, or make parameters bfloat16`);
+  }
+
+  #makeGroup({ parameters, ...own }: Grouped, options: Partial<S>, next: () => number): Group<S> {
+    const { name, defaults, check, requireParameter, slots } = this.#rule;
+    const known = Object.keys(defaults).filter((key) => !SHARED.some((shared) => shared === key));
+    requireKnownKeys(`${name}: group`, own, known);
     const settings: S = { ...defaults, ...withoutUndefined(options), ...withoutUndefined(own) };
     if (typeof settings.lr === "number")
       requireNumber(`${name}: lr`, settings.lr, isNonNegative, "a finite number ≥ 0");
     requireNumber(`${name}: weightDecay`, settings.weightDecay, isNonNegative, "a finite number ≥ 0");
+    requireChoice(`${name}: masterWeights`, settings.masterWeights, WEIGHT_FORMS);
+    requireChoice(`${name}: stateDType`, settings.stateDType, STATE_FORMS);
     check(settings);
     const lr = typeof settings.lr === "number" ? new HostNumber(`${name}.lr`, settings.lr) : settings.lr;
-    return { settings, lr, entries: parametersOf(parameters).map((parameter) => this.#makeEntry(parameter, settings)) };
-  }
-
-  #makeEntry(parameter: Variable, settings: S): Entry {
-    const { name, dtype, shape, device } = parameter;
-    if (dtype !== "float32" && dtype !== "bfloat16" && dtype !== "float16") {
-      const sentence = `${this.#rule.name}: parameter ${name} is ${dtype}, expected float32, bfloat16 or float16`;
-      throw new BinadeError("dtype.unsupported", `${sentence}; leave it out or make it float32`);
-    }
-    const variable = (suffix: string, role: VariableRole): Variable => {
-      const made = new Variable(`${name}.${suffix}`, shape, "float32", undefined, device);
-      made.role = role;
-      return made;
-    };
-    parameter.role = "parameter";
-    const master = dtype === "float32" || !settings.masterWeights ? null : variable("master", "master");
-    master?.assign(parameter.read().cast("float32"));
-    return {
-      parameter,
-      master,
-      slots: new Map(this.#rule.slotNames(settings).map((slot) => [slot, variable(slot, "optimizerState")])),
-    };
+    const entries = parametersOf(parameters).map((parameter) => {
+      requireParameter?.(parameter);
+      return new Entry(name, parameter, slots(settings, parameter.shape), settings, next());
+    });
+    return { settings, lr, entries };
   }
 
   parameters(): readonly Variable[] {
-    return this.#groups.flatMap((group) => group.entries.map((entry) => entry.parameter));
+    return this.#groups.flatMap(({ entries }) => entries.map(({ parameter }) => parameter));
   }
 
   /**
@@ -180,12 +206,27 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
     return this.#steps;
   }
 
-  /** State for checkpoints by name: "step", and "<parameter>.<slot>" for every slot and master. */
+  /** State for checkpoints by name: "step", "<parameter>.master" and its like, and "<parameter>.<slot>" for every slot. */
   namedState(): ReadonlyMap<string, Variable> {
-    const variables = this.#groups.flatMap((group) =>
-      group.entries.flatMap(({ master, slots }) => [...(master === null ? [] : [master]), ...slots.values()]),
-    );
+    const variables = this.#entries.flatMap((entry) => entry.variables());
     return new Map([this.#steps, ...variables].map((variable) => [variable.name, variable]));
+  }
+
+  get #entries(): readonly Entry[] {
+    return this.#groups.flatMap(({ entries }) => entries);
+  }
+
+  /**
+   * For every parameter of 16 bits by name, how many of its elements have become infinite or NaN although the float32 weight
+   * behind them is finite (in forms that keep none: all that are not finite): float32 scalars, for logs. 65520 is infinite in
+   * float16; no loss scale cures that, a bfloat16 parameter does.
+   *
+   * @example
+   * const overflowed = optimizer.overflowedWeights(); // in a compiled step, or between steps
+   */
+  overflowedWeights(): ReadonlyMap<string, Tensor> {
+    const narrow = this.#entries.filter(({ parameter }) => parameter.dtype !== "float32");
+    return new Map(narrow.map((entry) => [entry.parameter.name, entry.overflowed()]));
   }
 
   /**
@@ -205,24 +246,35 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
       throw new BinadeError("gradient.missing", `${sentence}; pass gradients(loss, model) of the same model`);
     }
     const steps = this.#steps.read().add(1);
-    return [[this.#steps, steps], ...this.#groups.flatMap((group) => this.#groupUpdates(group, grads, steps))];
+    const draw = this.#drawFor(steps);
+    return [[this.#steps, steps], ...this.#groups.flatMap((group) => this.#groupUpdates(group, grads, steps, draw))];
+  }
+
+  /**
+   * Random numbers of this step: a function of seed, applied steps, parameter and element alone. So they need no state of their
+   * own, a skipped step moves nothing, and a resumed run draws what the first one would have.
+   */
+  #drawFor(steps: Tensor): Draw {
+    const [low, high] = this.#seed;
+    const word = (value: number): Tensor => full([4], value, "uint32");
+    const at = arange(4);
+    const clock = where(at.equal(2), steps.cast("uint32"), word(ROUNDING));
+    const key = where(at.equal(0), word(low), where(at.equal(1), word(high), clock));
+    return (stream, shape) => new Tensor(build.random(key.node, shape, stream));
   }
 
   #groupUpdates(
     { lr, settings, entries }: Group<S>,
     grads: Grads<"true">,
     steps: Tensor,
+    draw: Draw,
   ): (readonly [Variable, Tensor])[] {
     const shared = { lr: this.#rateOf(lr), step: steps.cast("float32"), settings };
-    return entries.flatMap(({ parameter, master, slots }) => {
-      const gradient = grads.get(parameter)?.cast("float32");
+    return entries.flatMap((entry) => {
+      const gradient = grads.get(entry.parameter)?.cast("float32");
       if (gradient === undefined) return [];
-      const weight = (master ?? parameter).read().cast("float32");
-      const state = Object.fromEntries([...slots].map(([slot, variable]) => [slot, variable.read()]));
-      const result = this.#rule.update({ ...shared, weight, gradient, slots: state });
-      const copies = master === null ? [] : [[master, result.weight] as const];
-      const moments = [...slots].map(([slot, variable]) => [variable, result.slots[slot] ?? variable.read()] as const);
-      return [[parameter, result.weight.cast(parameter.dtype)] as const, ...copies, ...moments];
+      const result = this.#rule.update({ ...shared, weight: entry.weight(), gradient, slots: entry.state() });
+      return entry.updates(result.weight, result.slots, draw);
     });
   }
 
@@ -239,49 +291,15 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
   }
 }
 
-/** A group whose options are not checked yet. */
-interface Grouped {
-  readonly parameters: Parameters;
-}
-
-function groupsOf(source: Parameters | readonly Grouped[]): readonly Grouped[] {
-  if ("parameters" in source) return [{ parameters: source }];
-  const variables = source.filter((item) => item instanceof Variable);
-  const groups = source.filter((item): item is Grouped => !(item instanceof Variable));
-  if (groups.length > 0 && variables.length > 0) {
-    throw new BinadeError(
-      "option.invalid",
-      "optimizer: expected variables or groups, got both; put the variables into a group",
-    );
-  }
-  return groups.length > 0 ? groups : [{ parameters: variables }];
-}
-
-/** State is kept by parameter and saved by name, so both must be unique. */
-function requireDistinct(subject: string, parameters: readonly Variable[]): void {
-  if (parameters.length === 0) {
-    throw new BinadeError(
-      "option.invalid",
-      `${subject}: expected at least one parameter, got none; pass a module or a list of variables`,
-    );
-  }
-  const seen = new Map<string, Variable>();
-  for (const parameter of parameters) {
-    const other = seen.get(parameter.name);
-    if (other === parameter)
-      throw new BinadeError(
-        "option.invalid",
-        `${subject}: parameter ${parameter.name} is given twice; put it in one group`,
-      );
-    if (other !== undefined) {
-      const fix = "call namedParameters() of the module that holds both, or name them apart";
-      throw new BinadeError("option.invalid", `${subject}: two parameters are called ${parameter.name}; ${fix}`);
-    }
-    seen.set(parameter.name, parameter);
-  }
-}
-
 /** An option that is given as undefined keeps its default. */
 function withoutUndefined<T extends object>(options: T): T {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
+}
+
+function requireChoice(subject: string, value: string, rows: object): void {
+  if (Object.hasOwn(rows, value)) return;
+  const choices = Object.keys(rows)
+    .map((key) => JSON.stringify(key))
+    .join(", ");
+  throw new BinadeError("option.invalid", `${subject}: expected one of ${choices}, got ${JSON.stringify(value)}`);
 }

@@ -1,7 +1,7 @@
 /** Stochastic gradient descent with momentum. */
 import { BinadeError } from "../errors.ts";
 import { requireNumber } from "../precision/options.ts";
-import { type CommonOptions, Optimizer, type ParameterSource, type Rule } from "./optimizer.ts";
+import { type CommonOptions, Optimizer, type ParameterSource, type Rule, STORAGE } from "./optimizer.ts";
 
 export interface SGDOptions extends CommonOptions {
   /** Default 0.01. */
@@ -26,7 +26,7 @@ type Settings = Required<SGDOptions>;
  */
 const RULE: Rule<Settings> = {
   name: "SGD",
-  defaults: { lr: 0.01, weightDecay: 0, masterWeights: true, momentum: 0, nesterov: false },
+  defaults: { lr: 0.01, weightDecay: 0, ...STORAGE, momentum: 0, nesterov: false },
   check: ({ momentum, nesterov }) => {
     requireNumber("SGD: momentum", momentum, (v) => v >= 0 && v < 1, "a number from 0 to less than 1");
     if (nesterov && momentum === 0) {
@@ -36,7 +36,7 @@ const RULE: Rule<Settings> = {
       );
     }
   },
-  slotNames: ({ momentum }) => (momentum > 0 ? ["momentum"] : []),
+  slots: ({ momentum }, shape) => (momentum > 0 ? [{ name: "momentum", shape, signed: true }] : []),
   update: ({ weight, gradient, slots, lr, settings: { momentum, nesterov, weightDecay } }) => {
     const g = weightDecay === 0 ? gradient : gradient.add(weight.mul(weightDecay));
     if (slots.momentum === undefined) return { weight: weight.sub(g.mul(lr)), slots: {} };
