@@ -11,6 +11,46 @@ const root = fileURLToPath(new URL("../", import.meta.url));
 /** `find` stands exactly once in `file`; `test` is the file, `name` a part of the full name of the test that must fail. */
 const MUTANTS = [
   {
+    name: "a split that rounds ties to even",
+    file: "src/ops/storage.ts",
+    find: 'b.cast(b.where(isLowTie(b, above), moved(b, rounded, STEP), rounded), "bfloat16")',
+    replace: 'b.cast(rounded, "bfloat16")',
+    test: "test/ops/storage.test.ts",
+    expected: "case 54: every lower word of a split float32 comes back",
+  },
+  {
+    name: "stochastic rounding that ignores its random numbers",
+    file: "src/ops/storage.ts",
+    find: 'b.cast(b.where(hasNeighbours, cut, x), "bfloat16")',
+    replace: 'b.cast(b.where(hasNeighbours, x, cut), "bfloat16")',
+    test: "test/ops/storage.test.ts",
+    expected: "case 55: stochastic rounding as formats/stochastic.ts",
+  },
+  {
+    name: "codes rounded down",
+    file: "src/ops/storage.ts",
+    find: "(d) => firstNumerator(d) - 9)",
+    replace: "(d) => firstNumerator(d))",
+    test: "test/ops/storage.test.ts",
+    expected: "case 57: the code is that of the nearest number",
+  },
+  {
+    name: "gradients summed in their own dtype",
+    file: "src/optim/accumulate.ts",
+    find: "sum.assign(sum.read().add(factor === null ? wide : wide.mul(factor)));",
+    replace: 'sum.assign(sum.read().cast(gradient.dtype).add(gradient).cast("float32"));',
+    test: "test/optim/accumulate.test.ts",
+    expected: "case 58: keeps what sums of",
+  },
+  {
+    name: "random numbers of rounding that every step repeats",
+    file: "src/optim/optimizer.ts",
+    find: 'where(at.equal(2), steps.cast("uint32"), word(ROUNDING))',
+    replace: "where(at.equal(2), word(0), word(ROUNDING))",
+    test: "test/optim/forms.test.ts",
+    expected: "stochastic rounding draws others at every step",
+  },
+  {
     name: "share of the peak upside down",
     file: "src/bench/measure.ts",
     find: "share: floorMs / medianMs,",

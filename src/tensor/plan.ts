@@ -30,7 +30,7 @@ export function planOf(program: Program, valueAt: (leaf: Node) => LeafValue | un
 
 const LABELS = {
   parameters: "parameters",
-  masters: "float32 masters",
+  masters: "masters",
   optimizerState: "optimizer state",
   gradientSums: "gradient sums",
   buffers: "buffers",

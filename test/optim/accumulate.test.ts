@@ -55,7 +55,7 @@ describe.each(DEVICES)("gradient accumulation on %s", (device) => {
     useDevice(device);
   });
 
-  it.each([false, "float16"] as const)("micro-steps make the step of the whole batch (%s)", async (dtype) => {
+  it.each([false, "float16"] as const)("case 58: micro-steps make the step of the whole batch (%s)", async (dtype) => {
     const whole = makeRun(dtype);
     const large = compile((x: Tensor) => whole.finish(whole.scaled(x)));
     const parts = makeRun(dtype);
@@ -79,7 +79,7 @@ describe.each(DEVICES)("gradient accumulation on %s", (device) => {
     expect(await parts.scaler.lossScale.item()).toBe(1024 * 2 ** 3);
   });
 
-  it.each(["float16", "bfloat16"] as const)("keeps what sums of %s lose", async (dtype) => {
+  it.each(["float16", "bfloat16"] as const)("case 58: keeps what sums of %s lose", async (dtype) => {
     const limit = dtype === "float16" ? 2048 : 256;
     const w = new Variable("w", [2], dtype);
     const narrow = new Variable("narrow", [2], dtype);
