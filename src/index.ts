@@ -17,6 +17,31 @@ export {
   type StepOutcome,
 } from "./optim/index.ts";
 export { type AutocastOptions, autocast, autocastDType } from "./precision/autocast.ts";
+export {
+  amaxOf,
+  blockScale,
+  currentScale,
+  type DelayedState,
+  decodeE8M0,
+  encodeE8M0,
+  initialDelayedState,
+  nextDelayedState,
+  quantizeByBlock,
+  quantizeByTensor,
+} from "./precision/fp8.ts";
+export {
+  type BlockExponent,
+  type BlockScaling,
+  type CurrentScaling,
+  type DelayedScaling,
+  type Float8DType,
+  type Fp8Formats,
+  type Fp8Recipe,
+  type Fp8RecipeOptions,
+  type Fp8Role,
+  type Fp8Scaling,
+  fp8Recipe,
+} from "./precision/fp8-recipe.ts";
 export { type LogMaxOptions, logMaxRule } from "./precision/logMax.ts";
 export {
   initialLossScale,

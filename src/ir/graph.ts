@@ -12,12 +12,14 @@ const interned = new Map<string, WeakRef<Node>>();
 const forgotten = new FinalizationRegistry<string>((key) => {
   if (interned.get(key)?.deref() === undefined) interned.delete(key);
 });
-const opIds = new Map<Op, number>();
+/** Weak: the rows of ops that users make, and of layers that have rows of their own, go when nobody uses them. */
+const opIds = new WeakMap<Op, number>();
+let ops = 0;
 
 /** A number that tells ops apart, equal names included. */
 export function opId(op: Op): number {
   let id = opIds.get(op);
-  if (id === undefined) opIds.set(op, (id = opIds.size));
+  if (id === undefined) opIds.set(op, (id = ops++));
   return id;
 }
 

@@ -1,10 +1,13 @@
 /** Layers: linear maps, tables, norms, dropout, activations, and their sequence. */
 import { BinadeError } from "../errors.ts";
+import { inFullPrecision } from "../precision/autocast.ts";
 import { requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { embedding, layerNorm, linear, rmsNorm, where } from "../tensor/functions.ts";
 import { RandomStream } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { guarded } from "../tensor/trace.ts";
 import { Variable } from "../tensor/variable.ts";
+import type { Fp8 } from "./fp8.ts";
 import {
   type Initializer,
   kaimingUniform,
@@ -48,6 +51,8 @@ export interface LinearOptions {
 export class Linear extends Module {
   readonly weight: Variable;
   readonly bias: Variable | null;
+  /** The 8-bit recipe that `fp8` gave the layer, with its state. */
+  fp8: Fp8 | null = null;
 
   constructor(inputWidth: number, outputWidth: number, options: LinearOptions = {}) {
     super();
@@ -62,7 +67,9 @@ export class Linear extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight.read(), this.bias?.read());
+    const fp8 = guarded(() => this.fp8);
+    const operands = [x, this.weight.read(), this.bias?.read()] as const;
+    return fp8 === null || inFullPrecision() ? linear(...operands) : fp8.linear(...operands);
   }
 }
 

@@ -125,6 +125,9 @@ export function fullPrecision<T>(body: () => T): T {
   }
 }
 
+/** Whether this is such a twin: 8-bit recipes are left out of it as well. */
+export const inFullPrecision = (): boolean => isFullPrecision;
+
 /** What autocast decided for one use of an op. */
 export interface AutocastDecision {
   readonly op: string;

@@ -55,7 +55,7 @@ const KEYS = ["name", "autocast", "uncast", "forward", "backward"];
  */
 export function defineOp<A extends readonly Tensor[]>(definition: OpDefinition<A>): (...inputs: A) => Tensor {
   requireDefinition(definition);
-  const op = rowOf(definition);
+  const op = customRow(definition);
   registerOpName(op.name);
   return (...inputs) => {
     const nodes = castOperands(
@@ -83,7 +83,8 @@ function requireDefinition(definition: OpDefinition<never>): void {
     throw wrong(`${name}: backward: expected a function or "none", got ${JSON.stringify(backward)}`);
 }
 
-function rowOf<A extends readonly Tensor[]>(definition: OpDefinition<A>): OpOf<CompositeRow> {
+/** The row of a definition, which is taken to be right; rules do not know its name yet. */
+export function customRow<A extends readonly Tensor[]>(definition: OpDefinition<A>): OpOf<CompositeRow> {
   const { name, autocast, uncast = [], backward } = definition;
   const decompose = (inputs: readonly Node[]): Node => {
     const { node } = outsideRegions(() => definition.forward(...(tensorsOf(inputs) as unknown as A)));

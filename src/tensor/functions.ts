@@ -1,6 +1,6 @@
 /** Functions of several tensors: selection, joining, linear maps, norms, attention, losses. */
 import { BinadeError } from "../errors.ts";
-import { isFloat } from "../formats/index.ts";
+import { type DType, isFloat } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
 import { broadcastShapes, normalizeAxis } from "../ops/shape.ts";
@@ -54,20 +54,30 @@ export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   return inFunction("linear", () => {
-    const [input, matrix] = castOperands(OPS.matmul, [x.node, weight.node]);
-    if (input === undefined || matrix === undefined)
-      throw new BinadeError("internal", "internal: linear lost an operand");
-    if (matrix.shape.length !== 2 || input.shape[input.shape.length - 1] !== matrix.shape[1]) {
-      throw new BinadeError(
-        "shape.mismatch",
-        `linear: x [${input.shape.join(", ")}] and weight [${matrix.shape.join(", ")}] do not fit; weight is (out, in) and x ends with in`,
-      );
-    }
+    const [input, matrix] = linearOperands(x, weight);
     if (bias === undefined) return new Tensor(rowsTimesMatrix(input, build.transpose(matrix)));
     const sums = rowsTimesMatrix(input, build.transpose(matrix), input.dtype === "float64" ? "float64" : "float32");
-    return new Tensor(build.cast(build.add(sums, build.widen(bias.node)), input.dtype));
+    return withBias(sums, bias, input.dtype);
   });
 }
+
+/** Input and weight as a linear map sees them: cast by autocast, and of shapes that fit. */
+export function linearOperands(x: Tensor, weight: Tensor): readonly [Node, Node] {
+  const [input, matrix] = castOperands(OPS.matmul, [x.node, weight.node]);
+  if (input === undefined || matrix === undefined)
+    throw new BinadeError("internal", "internal: linear lost an operand");
+  if (matrix.shape.length !== 2 || input.shape[input.shape.length - 1] !== matrix.shape[1]) {
+    throw new BinadeError(
+      "shape.mismatch",
+      `linear: x [${input.shape.join(", ")}] and weight [${matrix.shape.join(", ")}] do not fit; weight is (out, in) and x ends with in`,
+    );
+  }
+  return [input, matrix];
+}
+
+/** Float32 sums plus a bias, rounded once. */
+export const withBias = (sums: Node, bias: Tensor, dtype: DType): Tensor =>
+  new Tensor(build.cast(build.add(sums, build.widen(bias.node)), dtype));
 
 /**
  * Rows of `table` by integer: the gradient adds rows that were taken more than once, in float32.

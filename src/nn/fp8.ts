@@ -1,0 +1,149 @@
+/** 8-bit recipes for linear layers by path: a study of accuracy. Amaxes and scales of delayed scaling are buffers of the layer. */
+import { BinadeError } from "../errors.ts";
+import {
+  type DelayedScaling,
+  type Fp8Recipe,
+  type Fp8RecipeOptions,
+  type Fp8Role,
+  fp8Recipe,
+} from "../precision/fp8-recipe.ts";
+import { requireKnownKeys } from "../precision/options.ts";
+import { modulePattern } from "../precision/rules.ts";
+import { assignFollowing } from "../tensor/following.ts";
+import { nextDelayedTensors } from "../tensor/fp8.ts";
+import { Fp8Linear } from "../tensor/fp8-product.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { Variable } from "../tensor/variable.ts";
+import { Linear } from "./layers.ts";
+import { Module } from "./module.ts";
+
+/**
+ * What delayed scaling remembers of one operand: `scale`, a scalar, and `amaxHistory`, whose slot 0 is the coming step's. Both
+ * are float32 buffers, saved with the parameters.
+ */
+class AmaxHistory extends Module {
+  readonly scale: Variable;
+  readonly amaxHistory: Variable;
+
+  constructor({ historyLength }: DelayedScaling) {
+    super();
+    this.scale = this.buffer(new Variable("scale", [], "float32", Float32Array.of(1)));
+    this.amaxHistory = this.buffer(
+      new Variable("amaxHistory", [historyLength], "float32", new Float32Array(historyLength)),
+    );
+  }
+}
+
+type Histories = { readonly [R in Fp8Role]: AmaxHistory };
+
+/** The recipe of one linear layer, and its state. */
+export class Fp8 extends Module {
+  readonly recipe: Fp8Recipe;
+  /** Delayed scaling only. */
+  readonly input: AmaxHistory | null;
+  readonly weight: AmaxHistory | null;
+  readonly gradient: AmaxHistory | null;
+  readonly #training: Fp8Linear;
+  readonly #evaluating: Fp8Linear;
+
+  constructor(recipe: Fp8Recipe) {
+    super();
+    const { scaling } = recipe;
+    const history = (): AmaxHistory | null => (scaling.kind === "delayed" ? new AmaxHistory(scaling) : null);
+    this.recipe = recipe;
+    this.input = history();
+    this.weight = history();
+    this.gradient = history();
+    this.#evaluating = new Fp8Linear(recipe, null);
+    this.#training =
+      scaling.kind === "delayed"
+        ? new Fp8Linear(recipe, (role, amax) => this.#remember(role, amax, scaling))
+        : this.#evaluating;
+  }
+
+  /** See `linear`; evaluation leaves amaxes and scales as they are. */
+  linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+    const histories = this.#histories();
+    const scales = histories && {
+      input: histories.input.scale.read(),
+      weight: histories.weight.scale.read(),
+      gradient: histories.gradient.scale.read(),
+    };
+    return (this.training ? this.#training : this.#evaluating).apply(x, weight, bias, scales);
+  }
+
+  #histories(): Histories | null {
+    const { input, weight, gradient } = this;
+    return input === null || weight === null || gradient === null ? null : { input, weight, gradient };
+  }
+
+  /**
+   * The amax of the present step, for the scales of the next. It follows the step, unlike Transformer Engine's: a step that is
+   * skipped had a gradient that is not finite, and its infinite amax would stop the scale for the length of the history.
+   */
+  #remember(role: Fp8Role, amax: Tensor, scaling: DelayedScaling): void {
+    const state = this.#histories()?.[role];
+    if (state === undefined) return;
+    const before = { scale: state.scale.read(), history: state.amaxHistory.read() };
+    const { scale, history } = nextDelayedTensors(before, amax, this.recipe.formats[role], scaling);
+    assignFollowing(state.scale, scale);
+    assignFollowing(state.amaxHistory, history);
+  }
+}
+
+export interface Fp8Options {
+  /** Paths of modules, with everything inside; `*` is one part of a path, `**` any number. Default "**", all. */
+  readonly modules?: string | readonly string[];
+  /** Paths that keep their precision; of a GPT the head, and what else is sensitive. Default none. */
+  readonly except?: string | readonly string[];
+}
+
+/**
+ * Has linear layers multiply what 8-bit formats hold of their operands: a study of what training in 8 bits would do to
+ * accuracy, on every device with the same bits, and not faster than float32. Everything else, sums and weight gradients
+ * included, stays as it is; autocast goes on for other ops, and gives the dtype of the layers' results. State of delayed
+ * scaling starts anew, in buffers named "….fp8.input.scale" and so on.
+ *
+ * @param recipe as `fp8Recipe` takes it; null: back to products without 8 bits.
+ * @returns the model.
+ * @throws BinadeError as `fp8Recipe`; `option.invalid` for a path at which there is no linear layer, before any is changed.
+ * @example
+ * const model = new nn.GPT({ vocabulary: 256, context: 64, layers: 2, heads: 2, width: 64 });
+ * nn.fp8(model, { scaling: "delayed" }, { except: ["head", "blocks.0"] });
+ */
+export function fp8<M extends Module>(model: M, recipe: Fp8RecipeOptions | null, options: Fp8Options = {}): M {
+  requireKnownKeys("fp8", options, ["modules", "except"]);
+  const ready = recipe === null ? null : fp8Recipe(recipe);
+  const layers = [...model.namedModules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear);
+  const isChosen = matcherOf("modules", options.modules ?? "**", layers);
+  const isExcepted = matcherOf("except", options.except ?? [], layers);
+  for (const [path, layer] of layers) {
+    if (isChosen(path) && !isExcepted(path)) layer.fp8 = ready === null ? null : new Fp8(ready);
+  }
+  model.namedBuffers();
+  return model;
+}
+
+/** A path that matches no layer is a mistake that would go unnoticed: the layer would keep its precision without a word. */
+function matcherOf(
+  key: string,
+  given: string | readonly string[],
+  layers: readonly (readonly [string, Linear])[],
+): (path: string) => boolean {
+  const texts = typeof given === "string" ? [given] : given;
+  if (!Array.isArray(texts) || !texts.every((text) => typeof text === "string")) {
+    throw new BinadeError(
+      "option.invalid",
+      `fp8: ${key}: expected a path or a list of paths, got ${JSON.stringify(given)}`,
+    );
+  }
+  const patterns = texts.map((text: string) => ({ text, pattern: modulePattern(text) }));
+  const unmet = patterns.find(({ pattern }) => !layers.some(([path]) => pattern.test(path)));
+  if (unmet !== undefined) {
+    throw new BinadeError(
+      "option.invalid",
+      `fp8: ${key}: no linear layer is at ${JSON.stringify(unmet.text)}; expected one of ${layers.map(([path]) => path).join(", ")}`,
+    );
+  }
+  return (path) => patterns.some(({ pattern }) => pattern.test(path));
+}
