@@ -232,6 +232,29 @@ void checkRoutes(Pool* const (&pools)[4]) {
     check(pools, s, 4);
 }
 
+/// Rows of A that are read where they lie give the bits of the same rows packed, which gaps between elements demand: sizes
+/// beside those that choose, several depth blocks, odd depths, rows whole pages apart.
+void checkRowsAsTheyLie(Pool* const (&pools)[4]) {
+  const int64_t shapes[][4] = {{1, 70, 512, 90}, {1, 70, 513, 90},  {2, 33, 40, 1024}, {1, 30, 50, 2048},
+                               {1, 64, 64, 801}, {30, 5, 9, 14},    {1, 29, 530, 66},  {3, 61, 130, 258}};
+  for (const auto& s : shapes)
+    for (const auto& kind : {kinds[0], kinds[1]}) {
+      const Case c{s[0], s[1], s[2], s[3], 'N', 'N', kind[0], kind[1], false};
+      const Stored rows = makeStored(c.batch, c.m, c.k, 'N', c.a, false);
+      const Stored b = makeStored(c.batch, c.k, c.n, 'N', c.b, false);
+      Stored gaps = makeStored(c.batch, c.m, c.k, 'G', c.a, false);
+      for (int64_t i = 0; i < c.batch * c.m * c.k; ++i) {
+        const int64_t row = i / c.k % c.m, depth = i % c.k, product = i / (c.m * c.k);
+        const int64_t at = gaps.offsets[static_cast<size_t>(product)] + row * gaps.view.rowStride;
+        setElement(gaps, c.a, 5 + at + depth * gaps.view.columnStride, i, static_cast<float>(rows.values[static_cast<size_t>(i)]));
+      }
+      const Result read = multiply(pools[1], c, rows, b), packed = multiply(pools[1], c, gaps, b);
+      for (size_t at = 0; at < read.c.size(); ++at)
+        if (std::memcmp(&read.c[at], &packed.c[at], sizeof(float)) != 0)
+          report(c, "bits of rows as they lie", (long)at, static_cast<double>(read.c[at]), static_cast<double>(packed.c[at]));
+    }
+}
+
 /// An infinity or NaN in one row of A reaches that row and, through panel padding, nothing else.
 void checkSpecials(Pool* const (&pools)[4]) {
   for (const auto& kind : {kinds[0], kinds[1], kinds[2]})
@@ -262,6 +285,7 @@ int main(int argc, char** argv) {
   checkSizes(pools);
   checkEdges(pools);
   checkRoutes(pools);
+  checkRowsAsTheyLie(pools);
   checkSpecials(pools);
   for (Pool* pool : pools) destroyPool(pool);
   if (failures > 0) std::printf("gemm_test: %d failures\n", failures);

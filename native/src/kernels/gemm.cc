@@ -22,6 +22,8 @@ constexpr int64_t manyProducts = 16;      // batches from here on keep workers b
 constexpr int64_t packStripWords = 256;
 constexpr int64_t panelPadFrom = 64;
 constexpr int64_t ownRowsColumns = 256;   // so many columns hide a task's own packing of A
+constexpr int64_t readRowsColumns = 512;  // up to so many columns, reading A's rows where they lie costs less than packing
+constexpr int64_t pageBytes = 4096, fewestWays = 8;
 
 /// How one product of a problem is cut; a function of shape and instruction set alone.
 struct Plan {
@@ -32,6 +34,7 @@ struct Plan {
   int64_t rowTiles, columnTiles;
   int64_t splits, splitWords;
   int64_t columnGroup;               // column tiles in a row that one task computes
+  bool readsRows;                    // whether A is read as it lies in memory, and nobody packs it
   bool packsOwnRows;                 // whether a task packs its rows of A for itself, warm, or shares them with others
   int64_t aLength, bLength;          // packed floats
   int64_t tileLength() const { return tileRows * tileColumns; }
@@ -42,6 +45,19 @@ struct Plan {
 
 /// Panels per tile: `count` panels cut into equal tiles of at most `most`.
 int64_t evenPanels(int64_t count, int64_t most) { return ceilDivide(count, ceilDivide(count, most)); }
+
+/// Whether rows of A are in memory what a register kernel reads of a panel: whole words, one after the other. Rows whole pages
+/// apart share a set of the first cache: more of them than it has ways drive each other out.
+bool liesInRows(const GemmProblem& problem, bool pairs) {
+  const MatrixView& a = problem.a;
+  if (a.columnStride != 1 || a.storage != a.format) return false;
+  if (panelRows > fewestWays && a.rowStride * byteWidth(a.storage) % pageBytes == 0) return false;
+  if (!pairs) return a.storage == DType::float32;
+  if (problem.k % 2 != 0 || a.rowStride % 2 != 0) return false;
+  for (int64_t product = 0; product < problem.batch; ++product)
+    if (problem.aOffsets[product] % 2 != 0) return false;
+  return true;
+}
 
 Plan makePlan(const GemmProblem& problem) {
   Plan plan{};
@@ -73,8 +89,9 @@ Plan makePlan(const GemmProblem& problem) {
   plan.splitWords = ceilDivide(plan.words, plan.splits);
   plan.columnGroup = larger(plan.columnTiles * plan.rowTiles * plan.splits / wantedTiles, 1);
   plan.columnGroup = smaller(plan.columnGroup, plan.columnTiles);
-  plan.packsOwnRows = plan.columnGroup * plan.tileColumns >= smaller(ownRowsColumns, problem.n);
-  plan.aLength = packedLength(problem.m, panelRows, plan.panelWords);
+  plan.readsRows = problem.n <= readRowsColumns && liesInRows(problem, plan.pairs);
+  plan.packsOwnRows = !plan.readsRows && plan.columnGroup * plan.tileColumns >= smaller(ownRowsColumns, problem.n);
+  plan.aLength = plan.readsRows ? 0 : packedLength(problem.m, panelRows, plan.panelWords);
   plan.bLength = packedLength(problem.n, panelColumns, plan.panelWords);
   return plan;
 }
@@ -83,6 +100,12 @@ Operand operandA(const GemmProblem& problem, int64_t product) {
   const MatrixView& view = problem.a;
   const char* data = static_cast<const char*>(view.data) + problem.aOffsets[product] * byteWidth(view.storage);
   return Operand{data, view.storage, view.format, view.rowStride, view.columnStride, problem.m, problem.k};
+}
+
+/// A's rows where they lie.
+Packed rowsOfA(const GemmProblem& problem, bool pairs, int64_t product) {
+  const Operand a = operandA(problem, product);
+  return Packed{reinterpret_cast<const float*>(a.data), pairs ? a.rowStride / 2 : a.rowStride, true};
 }
 
 /// B seen from its columns: they are the packed rows.
@@ -160,7 +183,8 @@ void runAlone(void* context, int64_t task, int worker) {
   Packed a{aTarget, plan.words};
   Packed b{bTarget, plan.words};
   for (int64_t product = first; product < end; ++product) {
-    if (product == first || problem.aOffsets[product] != problem.aOffsets[product - 1])
+    if (plan.readsRows) a = rowsOfA(problem, plan.pairs, product);
+    else if (product == first || problem.aOffsets[product] != problem.aOffsets[product - 1])
       a = packWhole<panelRows>(operandA(problem, product), plan.pairs, aTarget);
     if (product == first || problem.bOffsets[product] != problem.bOffsets[product - 1])
       b = packWhole<panelColumns>(operandB(problem, product), plan.pairs, bTarget);
@@ -224,6 +248,7 @@ void tileTask(void* context, int64_t task, int worker) {
   float* sums = floats(work.pool, worker, 1, plan.tileLength() + (plan.packsOwnRows ? plan.ownLength() : 0));
   const Packed b{work.b, plan.panelWords};
   Packed a{work.a, plan.panelWords};
+  if (plan.readsRows) a = rowsOfA(*work.problem, plan.pairs, work.product);
   if (plan.packsOwnRows) a = packOwnRows(work, tileAt(work, row, split), sums + plan.tileLength());
   for (int64_t column = firstColumn; column < endColumn; ++column) {
     const int64_t index = column * plan.rowTiles + row;
@@ -254,14 +279,15 @@ void runTeam(Work& work) {
   const Plan& plan = work.plan;
   int self = 0;
   parallelFor(work.pool, 1, reportWorker, &self);  // one task runs inline: the worker that this thread is
-  const int64_t aLength = plan.packsOwnRows ? 0 : plan.aLength;
+  const bool sharesPackedA = !plan.readsRows && !plan.packsOwnRows;
+  const int64_t aLength = sharesPackedA ? plan.aLength : 0;
   const int64_t partialLength = plan.splits > 1 ? plan.splits * plan.tiles() * plan.tileLength() : 0;
   work.b = floats(work.pool, self, 0, plan.bLength + aLength + partialLength);
   work.a = work.b + plan.bLength;
   work.partials = work.a + aLength;
   for (int64_t product = 0; product < problem.batch; ++product) {
     work.product = product;
-    work.packA = !plan.packsOwnRows && (product == 0 || problem.aOffsets[product] != problem.aOffsets[product - 1]);
+    work.packA = sharesPackedA && (product == 0 || problem.aOffsets[product] != problem.aOffsets[product - 1]);
     work.packB = product == 0 || problem.bOffsets[product] != problem.bOffsets[product - 1];
     const int64_t packTasks = (work.packA ? stripsOf(plan, problem.m, panelRows).count() : 0) +
                               (work.packB ? stripsOf(plan, problem.n, panelColumns).count() : 0);

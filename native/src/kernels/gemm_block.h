@@ -5,10 +5,12 @@
 namespace binade {
 namespace BINADE_ISA {
 
-/// An operand in panels: panel q (see gemm_pack.h) starts at data + q * width * depthWords.
+/// An operand in panels: panel q (see gemm_pack.h) starts at data + q * width * depthWords. A's rows may also lie as they are in
+/// memory: row i starts at data + i * depthWords.
 struct Packed {
   const float* data;
   int64_t depthWords;
+  bool inRows = false;
 };
 
 // Words: a strip of B, one of A and the next of A share L1 (48 KiB where there is AVX-512, else 32 KiB or more).
@@ -52,41 +54,43 @@ static inline void prefetchPart(const float* strip, int64_t words, int64_t part,
 }
 
 /// c (tile.rows, roundUp(tile.columns, panelColumns)), row stride `stride`, = or += A · B.
-template <bool pairs>
+template <bool pairs, bool inRows>
 static void multiplyPanels(const Packed& a, const Packed& b, const Tile& tile, float* c, int64_t stride,
                            bool accumulate) {
   const int64_t words = tile.endWord - tile.firstWord;
   const int64_t blocks = larger(ceilDivide(words, depthBlock), 1);
   const int64_t step = larger(roundUp(ceilDivide(words, blocks), 8), 8);
-  const StripKernel fullKernel = multiplyStrips<pairs, panelRows>;
-  const StripKernel lastKernel = stripKernel<pairs>((tile.rows - 1) % panelRows + 1);
+  const StripKernel fullKernel = multiplyStrips<pairs, inRows, panelRows>;
+  const StripKernel lastKernel = stripKernel<pairs, inRows>((tile.rows - 1) % panelRows + 1);
   const int64_t strips = ceilDivide(tile.rows, panelRows);
   for (int64_t word = tile.firstWord; word == tile.firstWord || word < tile.endWord; word += step) {
     const int64_t depth = smaller(step, tile.endWord - word);
     const bool add = accumulate || word > tile.firstWord;
-    const float* firstRows = a.data + tile.row * a.depthWords + word * panelRows;
+    const float* firstRows = a.data + tile.row * a.depthWords + word * (inRows ? 1 : panelRows);
     for (int64_t j = 0; j < tile.columns; j += panelColumns) {
-      const float* strip = b.data + (tile.column + j) * b.depthWords + word * panelColumns;
+      const float* columns = b.data + (tile.column + j) * b.depthWords + word * panelColumns;
       const bool lastStrip = j + panelColumns >= tile.columns;
       for (int64_t i = 0; i < strips; ++i) {
         const float* rows = firstRows + i * panelRows * a.depthWords;
         const float* next = i + 1 < strips ? rows + panelRows * a.depthWords : firstRows;
-        if (!lastStrip) prefetchPart(strip + panelColumns * b.depthWords, depth, i, strips);
+        if (!lastStrip) prefetchPart(columns + panelColumns * b.depthWords, depth, i, strips);
         const StripKernel kernel = (i + 1) * panelRows <= tile.rows ? fullKernel : lastKernel;
-        kernel(depth, rows, strip, c + i * panelRows * stride + j, stride, add, next);
+        kernel(depth, {rows, next, a.depthWords}, columns, c + i * panelRows * stride + j, stride, add);
       }
     }
   }
 }
 
-/// multiplyPanels for operands packed as pairs or as floats.
+/// multiplyPanels for operands packed as pairs or as floats, or for rows of A that lie so in memory.
 static inline void multiplyTile(bool pairs, const Packed& a, const Packed& b, const Tile& tile, float* c,
                                 int64_t stride, bool accumulate) {
 #if BINADE_PAIRS
-  if (pairs) return multiplyPanels<true>(a, b, tile, c, stride, accumulate);
+  if (pairs && a.inRows) return multiplyPanels<true, true>(a, b, tile, c, stride, accumulate);
+  if (pairs) return multiplyPanels<true, false>(a, b, tile, c, stride, accumulate);
 #endif
   (void)pairs;
-  multiplyPanels<false>(a, b, tile, c, stride, accumulate);
+  if (a.inRows) return multiplyPanels<false, true>(a, b, tile, c, stride, accumulate);
+  multiplyPanels<false, false>(a, b, tile, c, stride, accumulate);
 }
 
 }  // namespace BINADE_ISA

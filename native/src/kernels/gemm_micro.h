@@ -5,6 +5,7 @@
 // products) it is two bfloat16 of neighbouring depths, the lower depth in the lower half. "Depth" counts words.
 //   A panel: (depth, panelRows)     word [p][i] belongs to row i of the panel
 //   B panel: (depth, panelColumns)  word [p][j] belongs to column j of the panel
+// A may also lie as it does in memory, row after row: (panelRows, depth), rows some words apart.
 // Every kernel adds the depths in ascending order, so its result depends on shape and instruction set alone.
 #pragma once
 #include "vector.h"
@@ -21,11 +22,11 @@ constexpr int64_t panelRows = 14;
 #else
 constexpr int64_t panelRows = 6;
 #endif
-struct Factors {
+struct PanelFactors {
   const float* at;
 };
-static inline Factors loadFactors(const float* a) { return Factors{a}; }
-static inline Vector factor(const Factors& factors, int row) { return splatVector(factors.at[row]); }
+static inline PanelFactors loadFactors(const float* a) { return PanelFactors{a}; }
+static inline Vector factor(const PanelFactors& factors, int row) { return splatVector(factors.at[row]); }
 
 #else
 
@@ -35,40 +36,59 @@ constexpr int64_t panelRows = 12;
 constexpr int64_t panelRows = 4;
 #endif
 /// Vectors of neighbouring rows: NEON multiplies by any lane of one.
-struct Factors {
+struct PanelFactors {
   Vector rows[panelRows / 4];
 };
-static inline Factors loadFactors(const float* a) {
-  Factors factors;
+static inline PanelFactors loadFactors(const float* a) {
+  PanelFactors factors;
 #pragma GCC unroll 3
   for (int i = 0; i < panelRows / 4; ++i) factors.rows[i] = loadVector(a + 4 * i);
   return factors;
 }
-static inline Vector factor(const Factors& factors, int row) { return splatVector(factors.rows[row / 4][row % 4]); }
+static inline Vector factor(const PanelFactors& factors, int row) {
+  return splatVector(factors.rows[row / 4][row % 4]);
+}
 
 #endif
 
 constexpr int64_t panelColumns = 2 * vectorLanes;
 
-/// c (rows, panelColumns), row stride `stride`, = or += A strip (depth, panelRows) · B strip (depth, panelColumns), for
-/// the first `rows` rows. `next` is the A strip that will be wanted next: it is fetched meanwhile.
-template <bool pairs, int rows>
-static void multiplyStrips(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate,
-                           const float* next) {
+/// A strip of A: a panel, whose next one is fetched meanwhile, or rows as they lie in memory, `rowStride` words apart.
+struct StripOfA {
+  const float* words;
+  const float* next;
+  int64_t rowStride;
+};
+
+/// c (rows, panelColumns), row stride `stride`, = or += A strip (`rows` of panelRows rows) · B strip (depth, panelColumns).
+template <bool pairs, bool inRows, int rows>
+static void multiplyStrips(int64_t depth, const StripOfA& strip, const float* b, float* c, int64_t stride,
+                           bool accumulate) {
+  const float* a = strip.words;
+  const float* next = strip.next;
+  const int64_t rowStride = strip.rowStride;
   Vector sums[rows][2];
 #pragma GCC unroll 14
   for (int i = 0; i < rows; ++i) sums[i][0] = sums[i][1] = zeroVector();
 #pragma GCC unroll 1
-  for (int64_t p = 0; p < depth; ++p, a += panelRows, b += panelColumns, next += panelRows) {
-    __builtin_prefetch(next);
+  for (int64_t p = 0; p < depth; ++p, b += panelColumns) {
     const Vector left = loadVector(b);
     const Vector right = loadVector(b + vectorLanes);
-    const Factors factors = loadFactors(a);
-#pragma GCC unroll 14
-    for (int i = 0; i < rows; ++i) {
-      const Vector row = factor(factors, i);
+    const auto multiply = [&](int i, const Vector& row) {
       sums[i][0] = multiplyAdd<pairs>(row, left, sums[i][0]);
       sums[i][1] = multiplyAdd<pairs>(row, right, sums[i][1]);
+    };
+    if constexpr (inRows) {
+#pragma GCC unroll 14
+      for (int i = 0; i < rows; ++i) multiply(i, splatVector(a[i * rowStride]));
+      ++a;
+    } else {
+      __builtin_prefetch(next);
+      const PanelFactors factors = loadFactors(a);
+#pragma GCC unroll 14
+      for (int i = 0; i < rows; ++i) multiply(i, factor(factors, i));
+      a += panelRows;
+      next += panelRows;
     }
   }
 #pragma GCC unroll 14
@@ -78,16 +98,16 @@ static void multiplyStrips(int64_t depth, const float* a, const float* b, float*
   }
 }
 
-using StripKernel = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t stride, bool accumulate,
-                             const float* next);
+using StripKernel = void (*)(int64_t depth, const StripOfA& strip, const float* b, float* c, int64_t stride,
+                             bool accumulate);
 
 /// The kernel for strips of exactly `rows` rows, 1 <= rows <= panelRows.
-template <bool pairs, int rows = panelRows>
+template <bool pairs, bool inRows, int rows = panelRows>
 static inline StripKernel stripKernel(int64_t wanted) {
   if constexpr (rows > 1) {
-    if (wanted < rows) return stripKernel<pairs, rows - 1>(wanted);
+    if (wanted < rows) return stripKernel<pairs, inRows, rows - 1>(wanted);
   }
-  return multiplyStrips<pairs, rows>;
+  return multiplyStrips<pairs, inRows, rows>;
 }
 
 }  // namespace BINADE_ISA
