@@ -232,6 +232,23 @@ void checkRoutes(Pool* const (&pools)[4]) {
     check(pools, s, 4);
 }
 
+/// The values of `stored` in another layout.
+Stored inLayout(const Stored& stored, int64_t batch, int64_t rows, int64_t columns, char layout, const Kind& kind) {
+  Stored copy = makeStored(batch, rows, columns, layout, kind, false);
+  for (int64_t i = 0; i < batch * rows * columns; ++i) {
+    const int64_t start = copy.offsets[static_cast<size_t>(i / (rows * columns))];
+    const int64_t at = start + i / columns % rows * copy.view.rowStride + i % columns * copy.view.columnStride;
+    setElement(copy, kind, 5 + at, i, static_cast<float>(stored.values[static_cast<size_t>(i)]));
+  }
+  return copy;
+}
+
+void compareBits(const Case& c, const Result& one, const Result& other, const char* what) {
+  for (size_t at = 0; at < one.c.size(); ++at)
+    if (std::memcmp(&one.c[at], &other.c[at], sizeof(float)) != 0)
+      report(c, what, (long)at, static_cast<double>(one.c[at]), static_cast<double>(other.c[at]));
+}
+
 /// Rows of A that are read where they lie give the bits of the same rows packed, which gaps between elements demand: sizes
 /// beside those that choose, several depth blocks, odd depths, rows whole pages apart.
 void checkRowsAsTheyLie(Pool* const (&pools)[4]) {
@@ -242,16 +259,24 @@ void checkRowsAsTheyLie(Pool* const (&pools)[4]) {
       const Case c{s[0], s[1], s[2], s[3], 'N', 'N', kind[0], kind[1], false};
       const Stored rows = makeStored(c.batch, c.m, c.k, 'N', c.a, false);
       const Stored b = makeStored(c.batch, c.k, c.n, 'N', c.b, false);
-      Stored gaps = makeStored(c.batch, c.m, c.k, 'G', c.a, false);
-      for (int64_t i = 0; i < c.batch * c.m * c.k; ++i) {
-        const int64_t row = i / c.k % c.m, depth = i % c.k, product = i / (c.m * c.k);
-        const int64_t at = gaps.offsets[static_cast<size_t>(product)] + row * gaps.view.rowStride;
-        setElement(gaps, c.a, 5 + at + depth * gaps.view.columnStride, i, static_cast<float>(rows.values[static_cast<size_t>(i)]));
-      }
-      const Result read = multiply(pools[1], c, rows, b), packed = multiply(pools[1], c, gaps, b);
-      for (size_t at = 0; at < read.c.size(); ++at)
-        if (std::memcmp(&read.c[at], &packed.c[at], sizeof(float)) != 0)
-          report(c, "bits of rows as they lie", (long)at, static_cast<double>(read.c[at]), static_cast<double>(packed.c[at]));
+      const Stored gaps = inLayout(rows, c.batch, c.m, c.k, 'G', c.a);
+      compareBits(c, multiply(pools[1], c, rows, b), multiply(pools[1], c, gaps, b), "bits of rows as they lie");
+    }
+}
+
+/// Products that are computed as the transpose of their transpose give the bits of the same operands in another layout.
+void checkTurned(Pool* const (&pools)[4]) {
+  const int64_t shapes[][4] = {{1, 33, 200, 130}, {1, 128, 512, 133}, {2, 16, 65, 128}, {1, 6, 90, 200}, {1, 5, 90, 200},
+                               {1, 50, 100, 127}, {1, 50, 101, 300},  {1, 50, 99, 300}, {3, 61, 130, 258}, {1, 17, 64, 2048}};
+  for (const auto& s : shapes)
+    for (const auto& kind : {kinds[0], kinds[1]}) {
+      const Case c{s[0], s[1], s[2], s[3], 'N', 'T', kind[0], kind[1], false};
+      const Stored a = makeStored(c.batch, c.m, c.k, 'N', c.a, false);
+      const Stored b = makeStored(c.batch, c.k, c.n, 'T', c.b, false);
+      const Stored straight = inLayout(b, c.batch, c.k, c.n, 'N', c.b);
+      const Result one = multiply(pools[0], c, a, b), other = multiply(pools[2], c, a, straight);
+      compare(c, a, b, one);
+      compareBits(c, one, other, "bits of the product turned");
     }
 }
 
@@ -286,6 +311,7 @@ int main(int argc, char** argv) {
   checkEdges(pools);
   checkRoutes(pools);
   checkRowsAsTheyLie(pools);
+  checkTurned(pools);
   checkSpecials(pools);
   for (Pool* pool : pools) destroyPool(pool);
   if (failures > 0) std::printf("gemm_test: %d failures\n", failures);

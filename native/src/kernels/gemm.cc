@@ -24,6 +24,9 @@ constexpr int64_t panelPadFrom = 64;
 constexpr int64_t ownRowsColumns = 256;   // so many columns hide a task's own packing of A
 constexpr int64_t readRowsColumns = 512;  // up to so many columns, reading A's rows where they lie costs less than packing
 constexpr int64_t pageBytes = 4096, fewestWays = 8;
+constexpr int64_t leastTurnedRows = 6;    // fewer rows would leave most of a panel's columns empty
+constexpr int64_t leastTurnedDepth = 128; // a sum of fewer products costs less than its way through a transposition
+constexpr int turnedSlot = 5;
 
 /// How one product of a problem is cut; a function of shape and instruction set alone.
 struct Plan {
@@ -297,10 +300,54 @@ void runTeam(Work& work) {
   }
 }
 
-}  // namespace
+// --- Turned: the transpose of the product, where B's columns lie as rows of A are read and are more to pack than A. ----
 
-void gemm(Pool* pool, const GemmProblem& problem, const TileSink& sink) {
-  if (problem.batch <= 0 || problem.m <= 0 || problem.n <= 0) return;
+GemmProblem turned(const GemmProblem& problem) {
+  const auto transposed = [](const MatrixView& view) {
+    return MatrixView{view.data, view.storage, view.format, view.columnStride, view.rowStride};
+  };
+  return GemmProblem{problem.batch,         problem.n,        problem.m,       problem.k, transposed(problem.b),
+                     transposed(problem.a), problem.bOffsets, problem.aOffsets};
+}
+
+/// Both ways add the same products in the same order as long as neither splits k, so the choice changes no bit.
+bool turns(const GemmProblem& problem, const GemmProblem& turned) {
+  const bool packsLess = problem.n >= 2 * problem.m && problem.k >= leastTurnedDepth;
+  if (!packsLess || problem.m < leastTurnedRows || problem.m > readRowsColumns) return false;
+  if (!liesInRows(turned, usesPairs(problem.a.format, problem.b.format))) return false;
+  return makePlan(problem).splits == 1 && makePlan(turned).splits == 1;
+}
+
+struct TurnedSink {
+  Pool* pool;
+  const TileSink* sink;
+};
+
+/// target (columns, rows) without gaps = transpose of tile (rows, columns), whose rows are whole vectors. Blocks of the last rows go
+/// first: what they write past the end of a target row is overwritten by its first block; `target` ends a vector later.
+void transposeTile(const float* tile, int64_t stride, int64_t rows, int64_t columns, float* target) {
+  for (int64_t row = (rows - 1) / vectorLanes * vectorLanes; row >= 0; row -= vectorLanes) {
+    for (int64_t column = 0; column < columns; column += vectorLanes) {
+      Vector r[vectorLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < vectorLanes; ++i)
+        r[i] = row + i < rows ? loadVector(tile + (row + i) * stride + column) : zeroVector();
+      transposeRegisters(r);
+      const int64_t count = smaller(columns - column, vectorLanes);
+      for (int64_t j = 0; j < count; ++j) storeVector(target + (column + j) * rows + row, r[j]);
+    }
+  }
+}
+
+void writeTurned(void* context, int64_t batch, int64_t row, int64_t column, int64_t rows, int64_t columns,
+                 const float* tile, int64_t stride, int worker) {
+  const TurnedSink& turned = *static_cast<TurnedSink*>(context);
+  float* target = floats(turned.pool, worker, turnedSlot, rows * columns + vectorLanes);
+  transposeTile(tile, stride, rows, columns, target);
+  turned.sink->write(turned.sink->context, batch, column, row, columns, rows, target, rows, worker);
+}
+
+void multiply(Pool* pool, const GemmProblem& problem, const TileSink& sink) {
   Work work{};
   work.pool = pool;
   work.problem = &problem;
@@ -310,6 +357,16 @@ void gemm(Pool* pool, const GemmProblem& problem, const TileSink& sink) {
   if (multiplyAdds >= aloneBelow && problem.batch < manyProducts) return runTeam(work);
   work.productsPerTask = smaller(larger(aloneBelow / multiplyAdds, 1), problem.batch);
   parallelFor(pool, ceilDivide(problem.batch, work.productsPerTask), runAlone, &work);
+}
+
+}  // namespace
+
+void gemm(Pool* pool, const GemmProblem& problem, const TileSink& sink) {
+  if (problem.batch <= 0 || problem.m <= 0 || problem.n <= 0) return;
+  const GemmProblem transpose = turned(problem);
+  if (!turns(problem, transpose)) return multiply(pool, problem, sink);
+  TurnedSink turnedSink{pool, &sink};
+  multiply(pool, transpose, TileSink{writeTurned, &turnedSink});
 }
 
 }  // namespace BINADE_ISA

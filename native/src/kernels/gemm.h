@@ -10,7 +10,7 @@ namespace BINADE_ISA {
 /// float32 subnormal sums to zero), everything else on float32 multiply-adds. k = 0 gives zeros.
 ///
 /// The result's bits depend on shapes, formats and the instruction set, never on the number of workers.
-/// Uses scratch slots 0 and 1 of every worker while it runs; a sink may use slots 2 to 7.
+/// Uses scratch slots 0, 1 and 5 of every worker while it runs; a sink may use the others.
 void gemm(Pool* pool, const GemmProblem& problem, const TileSink& sink);
 
 }  // namespace BINADE_ISA
