@@ -53,6 +53,13 @@ static inline Vector factor(const PanelFactors& factors, int row) {
 
 constexpr int64_t panelColumns = 2 * vectorLanes;
 
+/// The word at `source` in every lane. Pairs of 16 bits in memory need not lie as words do.
+static inline Vector splatWord(const float* source) {
+  float word;
+  __builtin_memcpy(&word, source, sizeof word);
+  return splatVector(word);
+}
+
 /// A strip of A: a panel, whose next one is fetched meanwhile, or rows as they lie in memory, `rowStride` words apart.
 struct StripOfA {
   const float* words;
@@ -80,7 +87,7 @@ static void multiplyStrips(int64_t depth, const StripOfA& strip, const float* b,
     };
     if constexpr (inRows) {
 #pragma GCC unroll 14
-      for (int i = 0; i < rows; ++i) multiply(i, splatVector(a[i * rowStride]));
+      for (int i = 0; i < rows; ++i) multiply(i, splatWord(a + i * rowStride));
       ++a;
     } else {
       __builtin_prefetch(next);
