@@ -84,7 +84,7 @@ export function logMaxRule(options: LogMaxOptions = {}): LogMaxRule {
  *
  *     clean:     target = 2 ^ ⌊16 − headroom − penalty − (μ + deviations · σ)⌋
  *                scale  ← target, at most doubled, within the bounds
- *     overflow:  penalty ← penalty + 1;  scale ← max(scale / 2, floor)
+ *     overflow:  scale ← max(scale / 2, floor);  penalty ← penalty + 1 if the scale was at most the target
  *     `recoveryInterval` clean steps in a row:  penalty ← max(penalty − 1, 0)
  *
  * The penalty learns what the gradients of weights do not show: how much larger the 16-bit gradients of activations are. The
@@ -121,40 +121,48 @@ function nextLogMax<T extends Arithmetic<T>>(
 ): Moved<T> {
   if (largest === undefined) throw new TypeError("logMax: the largest gradient was not measured");
   const scale = fieldOf(state, "scale");
-  const { growthTracker, penalty } = countPenalty(rule, state, finite, where);
   const learns = finite.and(largest.greater(0));
   // Of a step that teaches nothing, log must still be finite: a NaN would pass through products.
-  const x = where(learns, largest, 1).log().mul(Math.LOG2E);
-  const moments = learn(rule, state, x);
+  const moments = learn(rule, state, where(learns, largest, 1).log().mul(Math.LOG2E));
   const kept = Object.fromEntries(
     Object.entries(moments).map(([name, value]) => [name, where(learns, value, fieldOf(state, name))]),
   );
+  const target = targetOf(rule, kept, fieldOf(state, "penalty"));
+  const isKnown = fieldOf(state, "meanBias").less(1);
+  const counters = countPenalty(rule, state, { finite, isSurprise: isKnown.and(scale.lessEqual(target)) }, where);
+  const { floor, ceiling } = rule;
+  const clean = where(learns, target.minimum(scale.mul(2).minimum(ceiling)), scale);
+  return {
+    state: { scale: where(finite, clean, scale.mul(0.5).maximum(floor)), ...counters, ...kept },
+    exhausted: null,
+  };
+}
+
+/** The largest power of two that keeps the quantile below float16's end, within the bounds. */
+function targetOf<T extends Arithmetic<T>>(rule: LogMaxRule, moments: MachineState<T>, penalty: T): T {
   const { floor, ceiling, headroom, deviations } = rule;
-  const quantile = moments.mean.add(moments.variance.sqrt().mul(deviations));
+  const quantile = fieldOf(moments, "mean").add(fieldOf(moments, "variance").sqrt().mul(deviations));
   const exponent = quantile
     .add(penalty.cast("float32"))
     .mul(-1)
     .add(FLOAT16_EXPONENT - headroom)
     .floor();
-  const target = powerOfTwo(exponent.maximum(Math.log2(floor)).minimum(Math.log2(ceiling)));
-  const clean = where(learns, target.minimum(scale.mul(2).minimum(ceiling)), scale);
-  return {
-    state: { scale: where(finite, clean, scale.mul(0.5).maximum(floor)), growthTracker, penalty, ...kept },
-    exhausted: null,
-  };
+  return powerOfTwo(exponent.maximum(Math.log2(floor)).minimum(Math.log2(ceiling)));
 }
 
+/** An overflow at a scale that the distribution promised to fit costs a binade; one on the way down from a first guess does not. */
 function countPenalty<T extends Arithmetic<T>>(
   { recoveryInterval }: LogMaxRule,
   state: MachineState<T>,
-  finite: T,
+  { finite, isSurprise }: { readonly finite: T; readonly isSurprise: T },
   where: Where<T>,
 ): { readonly growthTracker: T; readonly penalty: T } {
   const [clean, before] = [fieldOf(state, "growthTracker").add(1), fieldOf(state, "penalty")];
   const recovers = clean.greaterEqual(recoveryInterval);
+  const afterOverflow = where(isSurprise, before.add(1), before);
   return {
     growthTracker: where(finite.and(recovers.not()), clean, 0),
-    penalty: where(finite, where(recovers, before.sub(1).maximum(0), before), before.add(1)),
+    penalty: where(finite, where(recovers, before.sub(1).maximum(0), before), afterOverflow),
   };
 }
 

@@ -6,9 +6,9 @@ import type { HalfDType } from "../formats/table.ts";
 import { clipByGlobalNorm, globalNorm } from "../optim/clip.ts";
 import { GradScaler } from "../optim/gradScaler.ts";
 import { outcomeTensors, type ReadOutcome, readOutcome } from "../optim/outcome.ts";
+import type { GradScalerOptions } from "../optim/scaleSource.ts";
 import { warmupCosine } from "../optim/schedule.ts";
 import { autocast } from "../precision/autocast.ts";
-import type { LossScaleOptions } from "../precision/lossScale.ts";
 import { requireInteger } from "../precision/options.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
 import { tensor, zeros } from "../tensor/create.ts";
@@ -36,7 +36,7 @@ export interface Hyperparameters {
   /** Seed of the run: reported and stored. Default 0. */
   readonly seed?: number;
   /** How the loss scale of fp16-mixed starts and moves. Default as in `GradScaler`. */
-  readonly lossScale?: LossScaleOptions;
+  readonly lossScale?: Omit<GradScalerOptions, "enabled">;
   /** Skip steps whose gradients have a global norm above this, before clipping; > 0. Default: none is. */
   readonly skipNormAbove?: number;
   /**

@@ -398,6 +398,28 @@ describe.each(DEVICES)("scalers on %s", (device) => {
     });
   });
 
+  it("logMax finds the scale of the gradients that it sees, from too high and from too low", async () => {
+    for (const initialScale of [2 ** 22, 2]) {
+      const w = weight([1, 1]);
+      const scaler = new GradScaler({ logMax: { initialScale, ceiling: 2 ** 22 } });
+      const optimizer = new optim.SGD([w], { lr: 0 });
+      const step = compile((x: Tensor) => {
+        const loss = autocast("float16", () => w.read().cast("float16").mul(x.cast("float16")).sum());
+        const outcome = scaler.step(optimizer, gradients(scaler.scale(loss), [w]));
+        scaler.update();
+        return outcome;
+      });
+      const skips: number[] = [];
+      for (let i = 0; i < 24; i++) {
+        const outcome = await readOutcome(await step(tensor([2.5, -3])));
+        if (!outcome.applied) skips.push(i);
+      }
+      // From 2^22 down to 2^14, where 3 · 2^14 fits into float16; then 2^(16 − 1 − log₂ 3), down to a power of two.
+      expect(skips).toEqual(initialScale === 2 ? [] : [0, 1, 2, 3, 4, 5, 6, 7]);
+      expect(await scaler.lossScale.item()).toBe(2 ** 13);
+    }
+  });
+
   it("second derivatives pass through scaled gradients in float16: a gradient penalty", async () => {
     const run = async (dtype: "float16" | false) => {
       const w = weight([0.5, -0.25]);

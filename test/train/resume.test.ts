@@ -41,9 +41,11 @@ describe.each(DEVICES)("on %s", (device) => {
     }
   });
 
-  it("resumes a run that skips steps to the same bits", async () => {
+  it.each([
     // Two steps are skipped, and then the scale grows after every clean step, into the next overflow.
-    const lossScale = { initialScale: 2 ** 21, growthInterval: 1 };
+    ["that counts clean steps", { initialScale: 2 ** 21, growthInterval: 1 }],
+    ["that follows the distribution of gradients", { logMax: { initialScale: 2 ** 21, recoveryInterval: 1 } }],
+  ])("resumes a run that skips steps to the same bits, with a scale %s", async (_, lossScale) => {
     const scalesOf = (events: readonly TrainEvent[]): number[] =>
       ofType(events, "step").map((event) => event.lossScale);
     const [whole, halves] = [temporaryFolder(), temporaryFolder()];
