@@ -172,7 +172,8 @@ describe.each(DEVICES)("scalers on %s", (device) => {
           a.unscale(gradients(a.scale(w.read().mul(first).sum()), [w])),
           b.unscale(gradients(b.scale(w.read().mul(second).sum()), [w])),
         );
-        const outcome = a.step(optimizer, grads);
+        // Without a second look at the sum, which would find what the other scaler found.
+        const outcome = a.step(optimizer, grads, { checkGradients: false });
         for (const scaler of scalers) scaler.update();
         return outcome;
       });
