@@ -214,8 +214,8 @@ const MUTANTS = [
   {
     name: "an overflow blamed on whoever received it",
     file: "src/tensor/overflow.ts",
-    find: "nonFinite > 0 && !node.inputs.some((input) => broken.has(memoryBehind(input))),",
-    replace: "nonFinite > 0 && node.inputs.some((input) => broken.has(memoryBehind(input))),",
+    find: "isBroken(value) && !value.node.inputs.some(",
+    replace: "isBroken(value) && value.node.inputs.some(",
     test: "test/tensor/overflow.test.ts",
     expected: "a product beyond 65504 is found in its module",
   },
@@ -226,6 +226,22 @@ const MUTANTS = [
     replace: "found",
     test: "test/tensor/policy-search.test.ts",
     expected: "names the op in the one module that matters",
+  },
+  {
+    name: "exponents of what is rounded up",
+    file: "src/optim/meters.ts",
+    find: "build.where(build.greater(nearest, bits), build.sub(nearest, 2 ** 16), nearest)",
+    replace: "nearest",
+    test: "test/optim/meters.test.ts",
+    expected: "count every element in the binade of its exponent",
+  },
+  {
+    name: "lost updates of elements that do not change",
+    file: "src/optim/meters.ts",
+    find: "count(changes.and(stays))",
+    replace: "count(stays)",
+    test: "test/optim/meters.test.ts",
+    expected: "count the updates that a float16 weight would lose",
   },
   {
     name: "the first rule decides",

@@ -98,6 +98,7 @@ export {
   type Parameters,
   type ScaledLoss,
 } from "./tensor/gradients.ts";
+export { type MeasuredValue, measureValues } from "./tensor/measure-values.ts";
 export { type BatchNormOptions, batchNorm, groupNorm, type RunningStatistics } from "./tensor/normalization.ts";
 export {
   explainOverflow,

@@ -7,6 +7,16 @@ export { clipByGlobalNorm, globalNorm } from "./clip.ts";
 export { allFinite } from "./finite.ts";
 export { GradScaler, type LossTree, type Scaled, type StepOptions } from "./gradScaler.ts";
 export { Lion, type LionOptions } from "./lion.ts";
+export {
+  type MeterReading,
+  type Meters,
+  meterUpdates,
+  meterValues,
+  readMeters,
+  readUpdateMeters,
+  type UpdateMeters,
+  type UpdateReading,
+} from "./meters.ts";
 export { Muon, type MuonOptions } from "./muon.ts";
 export {
   type CommonOptions,

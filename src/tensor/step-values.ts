@@ -1,8 +1,9 @@
 /** Every floating value of a step with its place, and two numbers of each: how many elements are not finite, and the largest. */
 import { differentiatedNode } from "../autodiff/backward.ts";
-import { isFloat } from "../formats/index.ts";
+import { FORMATS, isFloat } from "../formats/index.ts";
 import { type Node, observingNodes } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
+import { sizeOf } from "../ops/shape.ts";
 import { type CastReason, fullPrecision, placeNow, reasonOf, underRules } from "../precision/autocast.ts";
 import type { AutocastRule } from "../precision/rules.ts";
 import { concatenate, where } from "./functions.ts";
@@ -27,10 +28,22 @@ export interface StepValue {
   readonly isGradient: boolean;
   /** Why it was cast, if autocast did. */
   readonly reason: CastReason | undefined;
+  readonly numbers: ValueNumbers;
+}
+
+/** What is counted of a value. Shares are of all its elements; bounds are float16's. */
+export interface ValueNumbers {
   /** Elements that are infinite or NaN. */
   readonly nonFinite: number;
   /** Largest magnitude among the finite ones. */
   readonly largest: number;
+  readonly zeroShare: number;
+  /** Not 0 and below 2⁻²⁴, the least subnormal number: what float16 loses, or rounds up to it. */
+  readonly belowSubnormalShare: number;
+  /** Not 0 and below 2⁻¹⁴, the least normal number: what float16 keeps with fewer digits. */
+  readonly belowNormalShare: number;
+  /** Finite and above 65504, the largest number. */
+  readonly aboveLargestShare: number;
 }
 
 export interface StepValues {
@@ -77,10 +90,9 @@ export async function valuesOfStep<A extends readonly Tensor[]>(
     place: places.get(node) ?? NOWHERE,
     isGradient: ofGradients.has(node),
     reason: reasonOf(node),
-    nonFinite: Number(numbers[i]),
-    largest: Number(numbers[seen.length + i]),
+    numbers: readNumbers(numbers.slice(i * COUNTED, (i + 1) * COUNTED), sizeOf(node.shape)),
   }));
-  const broken = new Set(values.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
+  const broken = new Set(values.filter(({ numbers: { nonFinite } }) => nonFinite > 0).map(({ node }) => node));
   return { values, isFinite: !results.some((node) => broken.has(memoryBehind(node))) };
 }
 
@@ -113,17 +125,41 @@ export function memoryBehind(node: Node): Node {
   return node.op.kind === "movement" && x !== undefined ? memoryBehind(x) : node;
 }
 
-/** (2 · nodes): counts, then magnitudes, float32. */
+const FLOAT16 = FORMATS.float16;
+/** Numbers per value, in the order of `numbersOf`. */
+const COUNTED = 6;
+
+/** (6 · nodes), float32: counts, and a magnitude. */
 function numbersOf(nodes: readonly Node[]): Tensor {
-  const scalars = nodes.map((node) => {
-    const x = new Tensor(node);
-    const finite = x.isFinite();
-    return {
-      count: finite.not().cast("float32").sum().reshape([1]),
-      largest: where(finite, x.abs(), 0).cast("float32").max().reshape([1]),
-    };
-  });
-  return concatenate([...scalars.map(({ count }) => count), ...scalars.map(({ largest }) => largest)]);
+  const count = (condition: Tensor): Tensor => condition.cast("float32").sum();
+  return concatenate(
+    nodes.flatMap((node) => {
+      const x = new Tensor(node).cast("float32");
+      const finite = x.isFinite();
+      const magnitude = where(finite, x.abs(), 0);
+      const some = magnitude.greater(0);
+      return [
+        count(finite.not()),
+        magnitude.max(),
+        count(finite.and(some.not())),
+        count(some.and(magnitude.less(FLOAT16.minSubnormal))),
+        count(some.and(magnitude.less(FLOAT16.minNormal))),
+        count(magnitude.greater(FLOAT16.maxFinite)),
+      ].map((scalar) => scalar.reshape([1]));
+    }),
+  );
+}
+
+function readNumbers(counted: ArrayLike<number>, size: number): ValueNumbers {
+  const at = (i: number): number => Number(counted[i]);
+  return {
+    nonFinite: at(0),
+    largest: at(1),
+    zeroShare: at(2) / size,
+    belowSubnormalShare: at(3) / size,
+    belowNormalShare: at(4) / size,
+    aboveLargestShare: at(5) / size,
+  };
 }
 
 /** Floating tensors in arrays and plain objects. */

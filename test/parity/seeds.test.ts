@@ -153,7 +153,7 @@ describe.each(DEVICES.slice(-1))("on %s", (device) => {
     ["an LSTM", counting, 0.5],
   ] as const)(
     "%s",
-    async (name, problem, learned) => {
+    async (_, problem, learned) => {
       const full = await runs(problem, false);
       for (const half of ["bfloat16", "float16"] as const) {
         const mixed = await runs(problem, half);

@@ -1,0 +1,211 @@
+/** Meters: where gradients lie in the range of 16 bits, and how many updates a 16-bit weight would lose. Values of the step, read late. */
+import { BinadeError } from "../errors.ts";
+import { FORMATS, type HalfDType, isFloat } from "../formats/index.ts";
+import { build } from "../ir/graph.ts";
+import { requireKnownKeys } from "../precision/options.ts";
+import { full } from "../tensor/create.ts";
+import { concatenate } from "../tensor/functions.ts";
+import type { Grads } from "../tensor/gradients.ts";
+import { realize } from "../tensor/realize.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import type { Variable } from "../tensor/variable.ts";
+import type { Steppable } from "./optimizer.ts";
+
+/** Exponents of float32: 0 for zeros and its subnormals, 255 for infinities and NaN. */
+const EXPONENTS = 256;
+
+/** Meters of some tensors in a plain object, which a compiled function may return; `readMeters` reads it. */
+export interface Meters {
+  readonly names: readonly string[];
+  readonly sizes: readonly number[];
+  /** float32 (5 · names): for each tensor its zeros, and the elements of every share below. */
+  readonly counts: Tensor;
+  /** float32 (names, 256): elements by biased exponent; null unless asked for. */
+  readonly histograms: Tensor | null;
+}
+
+/** How the elements of one tensor lie in float16's range. Shares are of all elements. */
+export interface MeterReading {
+  readonly name: string;
+  readonly size: number;
+  readonly zeroShare: number;
+  /** Not 0 and below 2⁻²⁴, the least subnormal number: lost in float16, or rounded up to it. */
+  readonly belowSubnormalShare: number;
+  /** Not 0 and below 2⁻¹⁴, the least normal number: kept in float16 with fewer digits. */
+  readonly belowNormalShare: number;
+  /** Finite and above 65504, the largest number. */
+  readonly aboveLargestShare: number;
+  readonly nonFiniteShare: number;
+  /**
+   * Elements by binade: entry e counts 2^(e − 127) ≤ |x| < 2^(e − 126), entry 0 zeros and float32's subnormals, entry 255 ∞ and
+   * NaN; null unless asked for. Counts are float32 numbers: one of more than 2²⁴ is too small.
+   */
+  readonly histogram: Float32Array | null;
+}
+
+export interface MeterOptions {
+  /** Whether exponents are counted one by one, which costs about ten times as much as the shares. Default false. */
+  readonly histograms?: boolean;
+}
+
+/**
+ * Where gradients, or any tensors by name, lie in float16's range: part of the step's graph.
+ *
+ * @param values what `gradients` or `unscale` gave, or pairs of a name and a floating tensor
+ * @throws BinadeError `option.invalid` for none; `dtype.unsupported` for integers; `option.unknown` for another option.
+ * @example
+ * const step = compile((x: Tensor, y: Tensor) => {
+ *   const scaled = gradients(scaler.scale(lossOf(x, y)), model);
+ *   …
+ *   return { meters: optim.meterValues(scaled) };
+ * });
+ * const readings = await optim.readMeters((await step(x, y)).meters);
+ */
+export function meterValues(
+  values: Grads<"scaled"> | Grads<"true"> | Iterable<readonly [string | Variable, Tensor]>,
+  options: MeterOptions = {},
+): Meters {
+  requireKnownKeys("meterValues", options, ["histograms"]);
+  const { histograms = false } = options;
+  const entries = [...(values as Iterable<readonly [string | Variable, Tensor]>)].map(
+    ([key, tensor]) => [typeof key === "string" ? key : key.name, tensor] as const,
+  );
+  if (entries.length === 0)
+    throw new BinadeError("option.invalid", "meterValues: expected at least one tensor, got none; pass gradients");
+  const whole = entries.find(([, { dtype }]) => !isFloat(dtype));
+  if (whole !== undefined) {
+    throw new BinadeError(
+      "dtype.unsupported",
+      `meterValues: ${whole[0]} is ${whole[1].dtype}, expected a floating dtype; integers have no exponents`,
+    );
+  }
+  const tensors = entries.map(([, tensor]) => tensor);
+  return {
+    names: entries.map(([name]) => name),
+    sizes: tensors.map(({ size }) => size),
+    counts: concatenate(tensors.flatMap((tensor) => countsOf(tensor).map((scalar) => scalar.reshape([1])))),
+    histograms: histograms ? concatenate(tensors.map((tensor) => histogramOf(tensor).reshape([1, EXPONENTS]))) : null,
+  };
+}
+
+const COUNTS = 5;
+
+/** Zeros, below the least subnormal and normal number (zeros included), above the largest, and not finite. */
+function countsOf(tensor: Tensor): readonly Tensor[] {
+  const { minSubnormal, minNormal, maxFinite } = FORMATS.float16;
+  const magnitude = tensor.cast("float32").abs();
+  const conditions = [
+    magnitude.equal(0),
+    magnitude.less(minSubnormal),
+    magnitude.less(minNormal),
+    magnitude.greater(maxFinite).and(magnitude.isFinite()),
+    magnitude.isFinite().not(),
+  ];
+  return conditions.map((condition) => condition.cast("float32").sum());
+}
+
+/** (256), float32. */
+function histogramOf(tensor: Tensor): Tensor {
+  const exponents = exponentOf(tensor.cast("float32")).reshape([tensor.size]);
+  const ones = full([tensor.size, 1], 1);
+  const counts = build.scatterAdd(ones.node, exponents.node, { axis: 0, rows: EXPONENTS, dtype: "float32" });
+  return new Tensor(counts).reshape([EXPONENTS]);
+}
+
+/**
+ * Biased exponents, int32. The bits of |x| are an integer of which the upper 9 are sign and exponent. It is cut to the upper 16 by
+ * going down to the nearest bfloat16 that is not above, since float32 holds no integer of 31 bits; what is left is exact.
+ */
+function exponentOf(x: Tensor): Tensor {
+  const magnitude = build.abs(x.node);
+  const bits = build.bitcast(magnitude, "int32");
+  const nearest = build.bitcast(build.cast(build.cast(magnitude, "bfloat16"), "float32"), "int32");
+  const cut = build.where(build.greater(nearest, bits), build.sub(nearest, 2 ** 16), nearest);
+  const exponents = build.floor(build.mul(build.cast(cut, "float32"), 2 ** -FORMATS.float32.mantissaBits));
+  // NaN's bits need not survive the way through bfloat16.
+  const known = build.where(build.isFinite(x.node), exponents, EXPONENTS - 1);
+  return new Tensor(build.cast(known, "int32"));
+}
+
+/** Lost updates by parameter, in a plain object that a compiled function may return. */
+export interface UpdateMeters {
+  readonly names: readonly string[];
+  /** float32 (names): elements that an update changes in float32. */
+  readonly changed: Tensor;
+  /** float32 (names): of these, elements that the update would leave as they are in `dtype`. */
+  readonly lost: Tensor;
+}
+
+export interface UpdateReading {
+  readonly name: string;
+  /** Elements that the update changes. */
+  readonly changed: number;
+  /** Share of these that a weight of 16 bits would lose; 0 if nothing changes. */
+  readonly lostShare: number;
+}
+
+/**
+ * How many of an optimizer's updates a weight of 16 bits would lose, because w + Δ rounds to w. Of float32 parameters: before the step.
+ *
+ * @param dtype the 16 bits that the weights would have
+ * @throws BinadeError `option.invalid` if no float32 parameter is updated; otherwise as the optimizer's `apply`.
+ * @example
+ * const lost = optim.meterUpdates(optimizer, grads, "bfloat16"); // and then scaler.step(optimizer, grads)
+ */
+export function meterUpdates(optimizer: Steppable, grads: Grads<"true">, dtype: HalfDType): UpdateMeters {
+  const parameters = new Set(optimizer.parameters());
+  const updates = [...optimizer.updates(grads)].filter(
+    ([variable]) => parameters.has(variable) && variable.dtype === "float32",
+  );
+  if (updates.length === 0) {
+    throw new BinadeError(
+      "option.invalid",
+      "meterUpdates: no float32 parameter is updated; parameters of 16 bits round by themselves",
+    );
+  }
+  const counted = updates.map(([variable, next]) => {
+    const now = variable.read();
+    const changes = next.notEqual(now);
+    const stays = next.cast(dtype).equal(now.cast(dtype));
+    const count = (condition: Tensor): Tensor => condition.cast("float32").sum().reshape([1]);
+    return { changed: count(changes), lost: count(changes.and(stays)) };
+  });
+  return {
+    names: updates.map(([{ name }]) => name),
+    changed: concatenate(counted.map(({ changed }) => changed)),
+    lost: concatenate(counted.map(({ lost }) => lost)),
+  };
+}
+
+/** Reads meters: one reading per tensor. */
+export async function readMeters({ names, sizes, counts, histograms }: Meters): Promise<readonly MeterReading[]> {
+  await realize([counts, ...(histograms === null ? [] : [histograms])].map(({ node }) => node));
+  const all = await counts.data();
+  const binades = histograms === null ? null : await histograms.data();
+  return names.map((name, i) => {
+    const size = sizes[i] ?? 0;
+    const [zero = 0, subnormal = 0, normal = 0, above = 0, nonFinite = 0] = [
+      ...all.slice(i * COUNTS, (i + 1) * COUNTS),
+    ].map(Number);
+    return {
+      name,
+      size,
+      zeroShare: zero / size,
+      belowSubnormalShare: (subnormal - zero) / size,
+      belowNormalShare: (normal - zero) / size,
+      aboveLargestShare: above / size,
+      nonFiniteShare: nonFinite / size,
+      histogram: binades === null ? null : Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number),
+    };
+  });
+}
+
+/** Reads the meters of updates: one reading per parameter. */
+export async function readUpdateMeters({ names, changed, lost }: UpdateMeters): Promise<readonly UpdateReading[]> {
+  await realize([changed.node, lost.node]);
+  const [all, gone] = [await changed.data(), await lost.data()];
+  return names.map((name, i) => {
+    const count = Number(all[i]);
+    return { name, changed: count, lostShare: count === 0 ? 0 : Number(gone[i]) / count };
+  });
+}

@@ -1,0 +1,39 @@
+/** Per op: how a step's values lie in float16's range. On request, for it takes several times as long as the step. */
+import type { DType } from "../formats/index.ts";
+import { type Place, type ValueNumbers, valuesOfStep } from "./step-values.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** One value of a step. */
+export interface MeasuredValue extends Place, ValueNumbers {
+  readonly op: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** It is a gradient, or made of one. */
+  readonly isGradient: boolean;
+}
+
+/**
+ * Replays a step on these arguments with the present parameters and measures every floating value on the way, in the order of
+ * the program. Nothing is assigned.
+ *
+ * @param step the function that was given to `compile`
+ * @throws BinadeError as `compile`.
+ * @example
+ * const tiny = (await measureValues(step, x, y)).filter((value) => value.isGradient && value.belowSubnormalShare > 0.1);
+ */
+export async function measureValues<A extends readonly Tensor[]>(
+  step: (...args: A) => unknown,
+  ...args: A
+): Promise<readonly MeasuredValue[]> {
+  const { values } = await valuesOfStep(step, args);
+  return values.map(({ node, place, isGradient, reason, numbers }) => ({
+    op: node.op.name,
+    function: reason?.function ?? place.function,
+    module: reason?.module ?? place.module,
+    gradientOf: place.gradientOf,
+    dtype: node.dtype,
+    shape: node.shape,
+    isGradient,
+    ...numbers,
+  }));
+}
