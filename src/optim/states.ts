@@ -91,3 +91,4 @@ export const STATE_FORMS = {
 
 /** How the moments of an optimizer are kept. */
 export type StateDType = keyof typeof STATE_FORMS;
+export const STATE_DTYPES = Object.keys(STATE_FORMS) as StateDType[];

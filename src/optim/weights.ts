@@ -96,6 +96,7 @@ export const WEIGHT_FORMS = {
 
 /** How the float32 weight of a 16-bit parameter is kept. */
 export type MasterWeights = keyof typeof WEIGHT_FORMS;
+export const MASTER_WEIGHTS = Object.keys(WEIGHT_FORMS) as MasterWeights[];
 
 /** A float32 parameter is its own master, whatever the form. */
 export const OWN_MASTER = {

@@ -58,7 +58,7 @@ export function classificationTask(options: ClassificationTaskOptions): Task {
     batchSize: batch,
     facts: { classes: training.classes },
     defaults: { weightDecay: 5e-4, clipNorm: null, finalRate: 0 },
-    optimizer: ({ lr, weightDecay }) => new SGD(model, { lr, weightDecay, momentum: 0.9 }),
+    optimizer: (options) => new SGD(model, { ...options, momentum: 0.9 }),
     batch: (index) => hostBatch(source.batch(index), training),
     loss: (pictures, labels) => crossEntropy(logits(pictures), labels),
     evaluation: evaluationOf(logits, heldOut, batch),

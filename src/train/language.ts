@@ -43,7 +43,7 @@ export function languageTask({ model, data, settings = {} }: LanguageTaskOptions
     batchSize,
     facts: { context },
     defaults: { weightDecay: 0.1, clipNorm: 1, finalRate: 0.1 },
-    optimizer: ({ lr, weightDecay }) => new AdamW(model, { lr, weightDecay, betas: [0.9, 0.95] }),
+    optimizer: (options) => new AdamW(model, { ...options, betas: [0.9, 0.95] }),
     batch: (index) => hostBatch(training.batch(index), context),
     loss: (tokens, targets) => crossEntropy(model.forward(tokens), targets),
     evaluation: evaluation === undefined ? null : evaluationOf(model, evaluation, context),

@@ -41,6 +41,6 @@ export const RESNET_PRESETS = {
   m: { depth: 32, batch: 128, steps: 4000, learningRate: 0.1 },
 } as const satisfies Readonly<Record<string, ResNetPreset>>;
 
-/** The precisions of a run: what the matrix products see. Weights, moments and gradients are float32 in all of them. */
+/** The precisions of a run: what the matrix products see. Gradients are float32 in all of them, and weights and moments unless asked otherwise. */
 export const PRECISIONS = ["fp32", "bf16-mixed", "fp16-mixed"] as const;
 export type Precision = (typeof PRECISIONS)[number];

@@ -8,12 +8,14 @@ import { GradScaler } from "../optim/gradScaler.ts";
 import { outcomeTensors, type ReadOutcome, readOutcome } from "../optim/outcome.ts";
 import type { GradScalerOptions } from "../optim/scaleSource.ts";
 import { warmupCosine } from "../optim/schedule.ts";
+import type { StateDType } from "../optim/states.ts";
+import type { MasterWeights } from "../optim/weights.ts";
 import { autocast } from "../precision/autocast.ts";
 import { requireInteger } from "../precision/options.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
 import { tensor, zeros } from "../tensor/create.ts";
 import type { Device } from "../tensor/device.ts";
-import { gradients } from "../tensor/gradients.ts";
+import { gradients, mapGradients } from "../tensor/gradients.ts";
 import { memoryError } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
@@ -44,6 +46,13 @@ export interface Hyperparameters {
    * step takes the next batch.
    */
   readonly retries?: number;
+  /**
+   * How the float32 weights are kept, as optimizers have it. `float32` (default): parameters are float32. Otherwise parameters
+   * are of the dtype of the matrix products, and what the form keeps stands beside them.
+   */
+  readonly masterWeights?: MasterWeights;
+  /** How the optimizer's moments are kept, as optimizers have it. Default float32. */
+  readonly stateDType?: StateDType;
   /** Most bytes that a step may take in all; parts of the model are recomputed to stay within it, see `compile`. Default: any. */
   readonly memoryBudget?: number;
 }
@@ -54,7 +63,7 @@ export type SessionSettings = Readonly<
     Pick<Hyperparameters, OptionalSetting>
 >;
 /** Settings that a checkpoint holds only where they were given. */
-type OptionalSetting = "lossScale" | "skipNormAbove" | "retries";
+type OptionalSetting = "lossScale" | "skipNormAbove" | "retries" | "masterWeights" | "stateDType";
 
 export interface StepResult {
   readonly loss: number;
@@ -78,6 +87,18 @@ function placeholder({ values, shape }: HostTensor): Tensor {
   return zeros(shape, dtype);
 }
 
+/** Forms other than float32 are of parameters in the dtype of the matrix products. */
+function narrowParameters({ model }: Task, precision: Precision, masterWeights: MasterWeights): void {
+  if (masterWeights === "float32") return;
+  const dtype = computeDType(precision);
+  if (dtype !== false) {
+    model.to(dtype);
+    return;
+  }
+  const sentence = `train: masterWeights ${JSON.stringify(masterWeights)} is for 16-bit parameters, precision ${precision} has none`;
+  throw new BinadeError("option.invalid", `${sentence}; leave it out, or choose bf16-mixed`);
+}
+
 export class Session {
   readonly device: Device;
   readonly settings: SessionSettings;
@@ -98,6 +119,8 @@ export class Session {
       );
     }
     requireInteger("train: steps", steps, 1);
+    const { masterWeights = "float32", stateDType = "float32" } = options;
+    narrowParameters(task, precision, masterWeights);
     const warmupSteps = options.warmupSteps ?? Math.min(200, Math.floor(steps / 20));
     const [first] = task.model.parameters();
     if (first === undefined)
@@ -109,11 +132,13 @@ export class Session {
       ...(lossScale === undefined ? {} : { lossScale }),
       ...(skipNormAbove === undefined ? {} : { skipNormAbove }),
       ...(retries === undefined ? {} : { retries }),
+      ...(options.masterWeights === undefined ? {} : { masterWeights }),
+      ...(options.stateDType === undefined ? {} : { stateDType }),
     };
     this.#task = task;
     const floor = learningRate * defaults.finalRate;
     const lr = warmupCosine({ warmup: warmupSteps, total: steps, peak: learningRate, floor });
-    this.#optimizer = task.optimizer({ lr, weightDecay });
+    this.#optimizer = task.optimizer({ lr, weightDecay, masterWeights, stateDType, seed });
     this.#scaler = new GradScaler({ ...lossScale, enabled: precision === "fp16-mixed" });
     const dtype = computeDType(precision);
     this.#step = compile(
@@ -130,7 +155,9 @@ export class Session {
     const { model } = this.#task;
     const { clipNorm, skipNormAbove } = this.settings;
     const loss = autocast(dtype, () => this.#task.loss(inputs, targets));
-    const grads = this.#scaler.unscale(gradients(this.#scaler.scale(loss), model), this.#optimizer);
+    // Gradients of 16-bit parameters are of 16 bits: widened before they are divided by the scale, which would lose small ones.
+    const scaled = mapGradients(gradients(this.#scaler.scale(loss), model), (gradient) => gradient.cast("float32"));
+    const grads = this.#scaler.unscale(scaled, this.#optimizer);
     const learningRate = this.#optimizer.learningRate();
     const clipped = clipNorm === null ? grads : clipByGlobalNorm(grads, clipNorm);
     // Clipping scales finite gradients by at most 1: nothing new to check.

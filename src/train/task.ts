@@ -1,6 +1,7 @@
 /** What a run trains, as data: model, loss, batches, evaluation. The loop and its session know no more of a task than this. */
 import type { Module } from "../nn/module.ts";
 import type { Shape } from "../ops/shape.ts";
+import type { StorageOptions } from "../optim/entry.ts";
 import type { Schedule, Steppable } from "../optim/optimizer.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
@@ -29,6 +30,14 @@ export type Scores = Omit<EvaluatedEvent, "type" | "step" | "elapsedMs">;
 
 /** How fast a run is, as fields of its events: tokens or pictures per second. */
 export type Throughput = Pick<StepEvent, "tokensPerSecond" | "picturesPerSecond">;
+
+/** What a run decides of its optimizer. */
+export interface TaskOptimizerOptions extends StorageOptions {
+  readonly lr: Schedule;
+  readonly weightDecay: number;
+  /** Of stochastic rounding. */
+  readonly seed: number;
+}
 
 /** How held-out data is evaluated: a program for each batch, and a sum over them. */
 export interface TaskEvaluation {
@@ -71,7 +80,8 @@ export interface Task {
     /** Last learning rate as a share of the peak. */
     readonly finalRate: number;
   };
-  optimizer(options: { readonly lr: Schedule; readonly weightDecay: number }): TaskOptimizer;
+  /** Made once the parameters have their dtype. */
+  optimizer(options: TaskOptimizerOptions): TaskOptimizer;
   batch(index: number): HostBatch;
   /** The scalar to be minimised, recorded under autocast. */
   loss(inputs: Tensor, targets: Tensor): Tensor;

@@ -5,6 +5,7 @@ import { useDevice } from "../../src/index.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
 import type { LanguageData } from "../../src/train/language.ts";
 import { PRECISIONS, type Precision } from "../../src/train/presets.ts";
+import { Session } from "../../src/train/session.ts";
 import type { TrainOptions } from "../../src/train/trainer.ts";
 import { DEVICES } from "../support/devices.ts";
 import { checkpointOf, eventsOf, ofType, type TinyOptions, temporaryFolder, tinyModel, tinyRun } from "./tiny.ts";
@@ -57,6 +58,37 @@ describe.each(DEVICES)("on %s", (device) => {
     expect([...scalesOf(before), ...scalesOf(after)]).toEqual(scalesOf(events));
     expect(checkpointOf(halves)).toBe(checkpointOf(whole));
     expect(after.at(-1)).toMatchObject({ skippedSteps: ofType(events, "skipped").length });
+  });
+
+  // test/optim/forms.test.ts has every form on every device.
+  it.skipIf(isSlow).each([
+    ["bf16-mixed", "split", "int8-blockwise"],
+    ["bf16-mixed", "stochastic", "bfloat16"],
+    ["fp16-mixed", "kahan", "float32"],
+    ["bf16-mixed", "none", "float32"],
+    ["fp32", "float32", "int8-blockwise"],
+  ] as const)(
+    "resumes %s with %s weights and %s state to the same bits",
+    async (precision, masterWeights, stateDType) => {
+      const [whole, halves] = [temporaryFolder(), temporaryFolder()];
+      const options = { steps: 3, masterWeights, stateDType };
+      const losses = lossesOf(await eventsOf(run(precision, whole, options)));
+      const before = lossesOf(await eventsOf(run(precision, halves, options), 2));
+      const after = lossesOf(await eventsOf(run(precision, halves, { ...options, resume: true })));
+      expect([...before, ...after]).toEqual(losses);
+      expect(losses.every(Number.isFinite)).toBe(true);
+      expect(checkpointOf(halves)).toBe(checkpointOf(whole));
+    },
+  );
+
+  it.skipIf(isSlow)("refuses forms of 16-bit parameters without any, and a run that was kept otherwise", async () => {
+    expect(() => new Session(run("fp32", "").task, { ...run("fp32", ""), masterWeights: "split" })).toThrow(
+      expect.objectContaining({ code: "option.invalid" }),
+    );
+    const folder = temporaryFolder();
+    await eventsOf(run("bf16-mixed", folder, { steps: 2, masterWeights: "split" }), 1);
+    const other = run("bf16-mixed", folder, { steps: 2, masterWeights: "kahan", resume: true });
+    await expect(eventsOf(other)).rejects.toMatchObject({ code: "checkpoint.mismatch" });
   });
 
   it("gives the same bits twice, and others for another seed", async () => {

@@ -193,7 +193,7 @@ function chooseDevice({ device, threads }: TrainFlags): void {
 }
 
 function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: PreparedRun): TrainOptions {
-  const { precision, steps, learningRate, seed } = settings;
+  const { precision, steps, learningRate, seed, masterWeights, stateDType } = settings;
   const { evaluateEvery, checkpointEvery, memoryBudget } = flags;
   return {
     task,
@@ -201,6 +201,8 @@ function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: Pr
     steps,
     learningRate,
     seed,
+    masterWeights,
+    stateDType,
     resume: flags.resume === true,
     ...(evaluateEvery === undefined ? {} : { evaluateEvery }),
     ...(checkpointEvery === undefined ? {} : { checkpointEvery }),

@@ -12,7 +12,15 @@ import { PRESETS } from "../../train/presets.ts";
 import { computeDType } from "../../train/session.ts";
 import { formatBytes, printable } from "../format.ts";
 import { integer, numberFrom } from "../options.ts";
-import { COMMON_ROWS, type CommonSettings, type ModelKind, type PreparedRun, type RunRequest, row } from "./kind.ts";
+import {
+  COMMON_DEFAULTS,
+  COMMON_ROWS,
+  type CommonSettings,
+  type ModelKind,
+  type PreparedRun,
+  type RunRequest,
+  row,
+} from "./kind.ts";
 
 export interface GptSettings extends CommonSettings {
   readonly layers: number;
@@ -29,8 +37,7 @@ const PROMPT_BYTES = 32;
 const BYTES_PER_PARAMETER = 16;
 
 const presetOf = (name: keyof typeof PRESETS): GptSettings => ({
-  precision: "bf16-mixed",
-  seed: 0,
+  ...COMMON_DEFAULTS,
   dropout: 0,
   ...PRESETS[name],
 });
@@ -81,8 +88,8 @@ async function readCorpus(paths: readonly string[] | null, context: number): Pro
 }
 
 async function prepare({ settings, paths, sample }: RunRequest<GptSettings>): Promise<PreparedRun> {
-  const { batch, precision, steps, seed, learningRate: _, ...dimensions } = settings;
-  const { context } = dimensions;
+  const { batch, precision, steps, seed, layers, heads, width, context, dropout } = settings;
+  const dimensions = { layers, heads, width, context, dropout };
   const corpus = await readCorpus(paths, context);
   const { training, heldOut } = split(corpus.bytes, { context });
   const model = new GPT({ vocabulary: VOCABULARY, ...dimensions, seed });

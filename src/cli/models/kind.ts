@@ -1,5 +1,7 @@
 /** A kind of model as data: what `binade train` must know of it. The command itself knows no model by name. */
 import { BinadeError } from "../../errors.ts";
+import { STATE_DTYPES, type StateDType } from "../../optim/states.ts";
+import { MASTER_WEIGHTS, type MasterWeights } from "../../optim/weights.ts";
 import type { SkippedFile } from "../../train/corpus.ts";
 import type { Precision } from "../../train/presets.ts";
 import { PRECISIONS } from "../../train/presets.ts";
@@ -22,6 +24,8 @@ export interface CommonSettings {
   readonly batch: number;
   readonly learningRate: number;
   readonly seed: number;
+  readonly masterWeights: MasterWeights;
+  readonly stateDType: StateDType;
 }
 
 /** Every setting of a model, by name, in the order of the help. */
@@ -74,9 +78,17 @@ export const row = <T>(flag: `--${string}`, placeholder: string, values: Parser<
   values,
 });
 
+/** Settings that all models and presets share. */
+export const COMMON_DEFAULTS = {
+  precision: "bf16-mixed",
+  seed: 0,
+  masterWeights: "float32",
+  stateDType: "float32",
+} as const satisfies Partial<CommonSettings>;
+
 /** The rows that all models share. */
 export const COMMON_ROWS: SettingRows<CommonSettings> = {
-  precision: row("--precision", "name", oneOf(PRECISIONS), "what matrix products see; weights stay float32"),
+  precision: row("--precision", "name", oneOf(PRECISIONS), "what matrix products see"),
   steps: row("--steps", "n", integer(1, INT32_MAX), "attempted steps of the whole run"),
   batch: row("--batch", "n", integer(1, 65536), "windows of text, or pictures, per step"),
   learningRate: row(
@@ -86,6 +98,13 @@ export const COMMON_ROWS: SettingRows<CommonSettings> = {
     "peak learning rate, after a warm-up and before a cosine decay",
   ),
   seed: row("--seed", "n", integer(0), "seed of weights, order of the data and what is random in training"),
+  masterWeights: row(
+    "--master-weights",
+    "form",
+    oneOf(MASTER_WEIGHTS),
+    "how float32 weights are kept; other than float32: behind 16-bit parameters",
+  ),
+  stateDType: row("--optimizer-state", "form", oneOf(STATE_DTYPES), "how the optimizer's moments are kept"),
 };
 
 /** The refusal of data that a resumed run was not made with. */

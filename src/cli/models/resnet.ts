@@ -8,7 +8,15 @@ import { digestOf, type LoadedPictures, readPictures } from "../../train/picture
 import { RESNET_PRESETS } from "../../train/presets.ts";
 import { formatBytes } from "../format.ts";
 import { integer, oneOf } from "../options.ts";
-import { COMMON_ROWS, type CommonSettings, type ModelKind, type PreparedRun, type RunRequest, row } from "./kind.ts";
+import {
+  COMMON_DEFAULTS,
+  COMMON_ROWS,
+  type CommonSettings,
+  type ModelKind,
+  type PreparedRun,
+  type RunRequest,
+  row,
+} from "./kind.ts";
 
 /** How training pictures are varied, and how each of it is done. */
 const AUGMENTATIONS = {
@@ -27,8 +35,7 @@ export interface ResNetSettings extends CommonSettings {
 }
 
 const presetOf = (name: keyof typeof RESNET_PRESETS): ResNetSettings => ({
-  precision: "bf16-mixed",
-  seed: 0,
+  ...COMMON_DEFAULTS,
   augment: "auto",
   size: 0,
   ...RESNET_PRESETS[name],
