@@ -42,6 +42,7 @@ ${[
   enumClass("Combine", ordered(abi.COMBINES)),
   enumClass("RowCore", ordered(abi.ROW_CORES)),
   enumClass("PlaneCore", ordered(abi.PLANE_CORES)),
+  enumClass("ChannelCore", ordered(abi.CHANNEL_CORES)),
 ].join("\n")}
 }  // namespace binade
 `;

@@ -5,7 +5,7 @@
 
 namespace binade {
 
-constexpr int64_t kAbiVersion = 2;
+constexpr int64_t kAbiVersion = 3;
 
 enum class DType : int32_t {
   float64 = 0, float32 = 1, float16 = 2, bfloat16 = 3, float8_e4m3fn = 4, float8_e5m2 = 5, int64 = 6, int32 = 7,
@@ -27,9 +27,9 @@ constexpr int64_t kOpcodeCount = 64;
 
 enum class KernelCode : int32_t {
   pointwise = 0, reduce = 1, row = 2, matmul = 3, gather = 4, scatterAdd = 5, attention = 6, attentionBackward = 7,
-  plane = 8, convolution = 9,
+  plane = 8, convolution = 9, channel = 10,
 };
-constexpr int64_t kKernelCodeCount = 10;
+constexpr int64_t kKernelCodeCount = 11;
 
 enum class Combine : int32_t {
   sum = 0, product = 1, max = 2, min = 3, argMax = 4, argMin = 5, sumInt = 6,
@@ -46,5 +46,10 @@ enum class PlaneCore : int32_t {
   resample = 0, resampleBackward = 1, maxPool = 2, maxPoolBackward = 3,
 };
 constexpr int64_t kPlaneCoreCount = 4;
+
+enum class ChannelCore : int32_t {
+  channelMoments = 0, channelSums = 1, channelNormalize = 2, channelGradient = 3,
+};
+constexpr int64_t kChannelCoreCount = 4;
 
 }  // namespace binade

@@ -80,6 +80,7 @@ void finishVm(Reader& reader, Vm* vm);
 void decodeKernel(Reader& reader, Kernel* kernel);
 void decodePlane(Reader& reader, Kernel* kernel);
 void decodeConvolution(Reader& reader, Kernel* kernel);
+void decodeChannel(Reader& reader, Kernel* kernel);
 
 /// float32, float16 or bfloat16: what is multiplied.
 DType decodeMatrixDType(Reader& reader, const char* what);

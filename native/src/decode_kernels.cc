@@ -317,6 +317,8 @@ void decodeKernel(Reader& reader, Kernel* kernel) {
       return decodeAttention(reader, kernel);
     case KernelCode::plane:
       return decodePlane(reader, kernel);
+    case KernelCode::channel:
+      return decodeChannel(reader, kernel);
   }
 }
 

@@ -158,6 +158,20 @@ struct ConvolutionKernel {
   bool plainStore;         // the epilogue stores the sums as they are, as contiguous float32
 };
 
+constexpr int kMaxChannelInputs = 7;
+
+/// (outer, channels, inner) and numbers per channel, contiguous; a statistic has results (binding -1: absent), a map an epilogue.
+struct ChannelKernel {
+  ChannelCore core;
+  int64_t outer, channels, inner;
+  float eps;
+  Ref refs[kMaxChannelInputs];
+  DType dtypes[kMaxChannelInputs];
+  Ref results[2];
+  DType resultDtypes[2];
+  Vm epilogue;
+};
+
 struct Kernel {
   KernelCode code;
   union {
@@ -169,6 +183,7 @@ struct Kernel {
     const AttentionKernel* attention;
     const PlaneKernel* plane;
     const ConvolutionKernel* convolution;
+    const ChannelKernel* channel;
   };
 };
 

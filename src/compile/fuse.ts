@@ -74,7 +74,14 @@ const MAX_VALUES = 128;
 const MAX_REDUCTIONS = 16;
 
 /** Kernels whose result passes through an expression before it is stored. */
-const HAS_EPILOGUE: ReadonlySet<KernelKind> = new Set(["pointwise", "reduce", "row", "contraction", "convolution"]);
+const HAS_EPILOGUE: ReadonlySet<KernelKind> = new Set([
+  "pointwise",
+  "reduce",
+  "row",
+  "contraction",
+  "convolution",
+  "channelMap",
+]);
 /** Kernels whose operands pass through expressions after they are loaded. */
 const HAS_PROLOGUE: ReadonlySet<KernelKind> = new Set(["reduce", "row"]);
 

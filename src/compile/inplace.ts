@@ -11,7 +11,8 @@ import { memoryOf, sourceOf } from "./inline.ts";
  * core or a prologue reads may not: products, sums and rows read elements again after they have written others.
  */
 export function overwritableOperands(group: Group, inline: ReadonlySet<Node>): ReadonlySet<Node> {
-  if (group.kind !== "pointwise" && group.kind !== "contraction") return new Set();
+  const isMap = group.kind === "channelMap";
+  if (group.kind !== "pointwise" && group.kind !== "contraction" && !isMap) return new Set();
   const readElementwise = new Set<Node>();
   const readOtherwise = new Set<Node>();
   const own = new Set<Node>([...group.cores, ...group.prologue, ...group.epilogue]);
@@ -24,7 +25,7 @@ export function overwritableOperands(group: Group, inline: ReadonlySet<Node>): R
     }
   };
   for (const node of group.epilogue) visit(node, true);
-  for (const node of [...group.cores, ...group.prologue]) visit(node, false);
+  for (const node of [...group.cores, ...group.prologue]) visit(node, isMap);
   for (const node of readOtherwise) readElementwise.delete(node);
   return readElementwise;
 }

@@ -45,6 +45,8 @@ export type KernelKind =
   | "placement"
   | "index"
   | "plane"
+  | "channelStatistic"
+  | "channelMap"
   | "attention"
   | "attentionBackward"
   | "convolution";

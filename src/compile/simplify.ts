@@ -2,7 +2,7 @@
 import { byteSize, type DType, FORMATS, isFloat } from "../formats/table.ts";
 import { build, createNode, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
-import type { OpOf, PointwiseRow } from "../ops/define.ts";
+import type { NativeCore, OpOf, PointwiseRow } from "../ops/define.ts";
 import { isContiguous, sameShape, sizeOf } from "../ops/shape.ts";
 import { isBarrier, memoryOf, sourceOf, walksRows } from "./inline.ts";
 import { type Capabilities, mapRequest, type Request } from "./program.ts";
@@ -34,11 +34,13 @@ export function legalize(request: Request): Request {
   });
 }
 
+const WHOLE_ARRAYS: ReadonlySet<NativeCore["family"]> = new Set(["plane", "channelStatistic", "channelMap"]);
+
 /** How much of an operand a kernel takes to be contiguous: everything, the last axis, or nothing. */
 function rowsOf({ op }: Node): "all" | "last" | null {
   if (op.kind === "index") return "all";
   if (op.kind !== "composite" || op.native === undefined || op.native.family === "row") return null;
-  return op.native.family === "plane" ? "all" : "last";
+  return WHOLE_ARRAYS.has(op.native.family) ? "all" : "last";
 }
 
 /** Element for element, whatever the dtype: a value made contiguous. */

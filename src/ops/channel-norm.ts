@@ -10,6 +10,28 @@ const axesBut = (shape: Shape, kept: readonly number[]): readonly number[] =>
   shape.map((_, axis) => axis).filter((axis) => !kept.includes(axis));
 const countOver = (shape: Shape, axes: readonly number[]): number => sizeOf(axes.map((axis) => extent(shape, axis)));
 
+/** A tensor as (outer, channels, inner): the axes that are kept lie side by side. */
+export interface ChannelLayout {
+  readonly outer: number;
+  readonly channels: number;
+  readonly inner: number;
+}
+
+/** Of an operand of shape `shape`: statistics go over `attributes.axes`, or over every axis but the second. */
+export function channelLayout(shape: Shape, { axes }: Attributes): ChannelLayout {
+  const reduced = Array.isArray(axes) ? axes : axesBut(shape, [1]);
+  const kept = axesBut(shape, reduced);
+  const [first = shape.length] = kept;
+  if (kept.some((axis, i) => axis !== first + i))
+    throw new BinadeError("internal", `internal: the kept axes ${kept.join(", ")} of a statistic are no neighbours`);
+  const end = first + kept.length;
+  return {
+    outer: sizeOf(shape.slice(0, first)),
+    channels: sizeOf(shape.slice(first, end)),
+    inner: sizeOf(shape.slice(end)),
+  };
+}
+
 /**
  * Mean and biased variance over `axes`, in one pass: sums of x − s and of its square, where s is the mean over the first
  * index of the first axis. The variance is the mean square less the squared mean; (mean − s)² is at most n/m variances for
@@ -33,20 +55,30 @@ function moments(b: Builder, x: Node, axes: readonly number[]): { mean: Node; va
 const inverseOf = (b: Builder, variance: Node, eps: number): Node =>
   b.div(b.constant(1, variance.shape, variance.dtype), b.sqrt(b.add(variance, eps)));
 
-const statistic = (pick: (moments: { mean: Node; variance: Node }) => Node): CompositeRow => ({
+const axesOf = (attributes: Attributes): readonly number[] => listOf(attributes, "axes");
+const epsOf = (attributes: Attributes): readonly number[] => [numberOf(attributes, "eps")];
+
+const statistic = (result: 0 | 1): CompositeRow => ({
   kind: "composite",
   autocast: "as-is",
   ulps: 16,
   vjp: "decompose",
+  native: { family: "channelStatistic", core: "channelMoments", result, parameters: axesOf },
   infer: (inputs, attributes) => {
     const { shape, dtype } = at(inputs, 0);
-    const axes = listOf(attributes, "axes");
-    return { shape: shape.filter((_, axis) => !axes.includes(axis)), dtype: accumulatorOf(dtype) };
+    channelLayout(shape, attributes);
+    return {
+      shape: axesBut(shape, axesOf(attributes)).map((axis) => extent(shape, axis)),
+      dtype: accumulatorOf(dtype),
+    };
   },
-  decompose: (b, inputs, attributes) => pick(moments(b, b.widen(at(inputs, 0)), listOf(attributes, "axes"))),
+  decompose: (b, inputs, attributes) => {
+    const { mean, variance } = moments(b, b.widen(at(inputs, 0)), axesOf(attributes));
+    return result === 0 ? mean : variance;
+  },
 });
 
-/** (x − mean) / √(variance + eps) over `attributes.axes`, rounded to `attributes.dtype`: what backward keeps. */
+/** (x − mean) / √(variance + eps) over `attributes.axes`, rounded to `attributes.dtype`: what group norm's backward keeps. */
 const standardize: CompositeRow = {
   kind: "composite",
   autocast: "as-is",
@@ -54,13 +86,18 @@ const standardize: CompositeRow = {
   vjp: "decompose",
   infer: (inputs, attributes) => ({ shape: at(inputs, 0).shape, dtype: attributes.dtype as DType }),
   decompose: (b, inputs, attributes) => {
-    const [x, axes] = [b.widen(at(inputs, 0)), listOf(attributes, "axes")];
-    const { mean, variance } = moments(b, x, axes);
+    const [x, axes] = [b.widen(at(inputs, 0)), axesOf(attributes)];
+    const [mean, variance] = momentsOf(b, at(inputs, 0), axes);
     const inverse = inverseOf(b, variance, numberOf(attributes, "eps"));
     const centred = b.sub(x, b.restoreAxes(mean, x.shape, axes));
     return b.cast(b.mul(centred, b.restoreAxes(inverse, x.shape, axes)), attributes.dtype as DType);
   },
 };
+
+const momentsOf = (b: Builder, x: Node, axes: readonly number[]): readonly [mean: Node, variance: Node] => [
+  b.composite("meanOver", [x], { axes }),
+  b.composite("varianceOver", [x], { axes }),
+];
 
 /** x has channels, and the other operands are one number for each. */
 function requireChannels([x, ...parameters]: readonly Node[]): void {
@@ -92,7 +129,7 @@ const savedDType = (attributes: Attributes, x: Node): DType =>
 
 /**
  * (x − mean) / √(variance + eps) · weight + bias, with the statistics of each channel over batch and positions; rounded once.
- * Backward keeps the normalised value in `attributes.saved` and the reciprocal deviation in float32, and never x:
+ * Backward keeps x and both statistics, and normalises anew: x̂ itself would be stored beside x's values, and rounded.
  *
  *     dbias = Σ g        dweight = Σ g x̂        dx = weight / √(variance + eps) · (g − dbias/n − x̂ · dweight/n)
  */
@@ -109,53 +146,81 @@ const batchNorm: CompositeRow = {
   },
   decompose: (b, inputs, attributes) => {
     const [x, weight, bias] = [at(inputs, 0), at(inputs, 1), at(inputs, 2)];
-    const normalized = b.composite("standardize", [x], {
-      axes: axesBut(x.shape, [1]),
-      eps: numberOf(attributes, "eps"),
-      dtype: accumulatorOf(x.dtype),
-    });
-    return b.cast(b.add(b.mul(normalized, perChannel(b, weight, x)), perChannel(b, bias, x)), x.dtype);
+    return b.composite("batchNormWith", [x, weight, bias, ...momentsOf(b, x, axesBut(x.shape, [1]))], attributes);
   },
   vjp: ({ b, g, ins, attributes, wanted }) => {
     const [x, weight] = [at(ins, 0), at(ins, 1)];
-    const axes = axesBut(x.shape, [1]);
-    const eps = numberOf(attributes, "eps");
-    const normalized = b.widen(b.composite("standardize", [x], { axes, eps, dtype: savedDType(attributes, x) }));
-    const wide = b.widen(g);
-    const [total, along] = [b.sum(wide, axes), b.sum(b.mul(wide, normalized), axes)];
+    const statistics = momentsOf(b, x, axesBut(x.shape, [1]));
+    const [total, along] = [
+      b.composite("batchNormTotal", [g, x, ...statistics], attributes),
+      b.composite("batchNormAlong", [g, x, ...statistics], attributes),
+    ];
     return [
-      () => {
-        const share = 1 / countOver(x.shape, axes);
-        const spread = (p: Node): Node => b.restoreAxes(p, x.shape, axes);
-        const inverse = inverseOf(b, b.composite("varianceOver", [x], { axes }), eps);
-        const centred = b.sub(wide, spread(b.mul(total, share)));
-        const slope = b.sub(centred, b.mul(normalized, spread(b.mul(along, share))));
-        return b.cast(b.mul(spread(b.mul(b.cast(weight, inverse.dtype), inverse)), slope), x.dtype);
-      },
+      () => b.composite("batchNormBackward", [g, x, weight, ...statistics, total, along], attributes),
       () => b.cast(along, wanted[1] ?? weight.dtype),
       () => b.cast(total, wanted[2] ?? at(ins, 2).dtype),
     ];
   },
 };
 
-/** Batch norm's formula with given statistics, (channels) each, in place of the batch's: evaluation. */
+/** x̂ = (x − mean) / √(variance + eps) with one mean and variance per channel, and the reciprocal deviation, of x's shape. */
+function normalized(b: Builder, operand: Node, mean: Node, variance: Node, eps: number): { x: Node; inverse: Node } {
+  const x = b.widen(operand);
+  const inverse = perChannel(b, inverseOf(b, b.cast(variance, x.dtype), eps), operand);
+  return { x: b.mul(b.sub(x, perChannel(b, mean, operand)), inverse), inverse };
+}
+
+/** Batch norm's formula with given statistics, (channels) each: the batch's, or in evaluation the running ones. */
 const batchNormWith: CompositeRow = {
   kind: "composite",
   autocast: "as-is",
   uncast: [1, 2, 3, 4],
   ulps: 16,
   vjp: "decompose",
+  native: { family: "channelMap", core: "channelNormalize", result: 0, parameters: epsOf },
   infer: (inputs) => {
     requireChannels(inputs);
     return { shape: at(inputs, 0).shape, dtype: at(inputs, 0).dtype };
   },
   decompose: (b, inputs, attributes) => {
-    const x = at(inputs, 0);
-    const [weight, bias, mean] = [1, 2, 3].map((i) => perChannel(b, at(inputs, i), x));
-    const variance = b.cast(at(inputs, 4), accumulatorOf(x.dtype));
-    const inverse = perChannel(b, inverseOf(b, variance, numberOf(attributes, "eps")), x);
-    const normalized = b.mul(b.sub(b.widen(x), mean ?? 0), inverse);
-    return b.cast(b.add(b.mul(normalized, weight ?? 1), bias ?? 0), x.dtype);
+    const [x, weight, bias] = [at(inputs, 0), at(inputs, 1), at(inputs, 2)];
+    const { x: centred } = normalized(b, x, at(inputs, 3), at(inputs, 4), numberOf(attributes, "eps"));
+    return b.cast(b.add(b.mul(centred, perChannel(b, weight, x)), perChannel(b, bias, x)), x.dtype);
+  },
+};
+
+/** Sums of batch norm's backward, from g, x, mean and variance: of g, or of g x̂; (channels), float32 at least. */
+const batchNormSum = (result: 0 | 1, summed: (b: Builder, g: Node, x: Node) => Node): CompositeRow => ({
+  kind: "composite",
+  autocast: "as-is",
+  ulps: 16,
+  vjp: "decompose",
+  native: { family: "channelStatistic", core: "channelSums", result, parameters: epsOf },
+  infer: (inputs) => {
+    const { shape, dtype } = at(inputs, 0);
+    return { shape: [extent(shape, 1)], dtype: accumulatorOf(dtype) };
+  },
+  decompose: (b, inputs, attributes) => {
+    const { x } = normalized(b, at(inputs, 1), at(inputs, 2), at(inputs, 3), numberOf(attributes, "eps"));
+    return b.sum(summed(b, b.widen(at(inputs, 0)), x), axesBut(x.shape, [1]));
+  },
+});
+
+/** dx of batch norm, from g, x, weight, mean, variance and both sums. */
+const batchNormBackward: CompositeRow = {
+  kind: "composite",
+  autocast: "as-is",
+  ulps: 32,
+  vjp: "decompose",
+  native: { family: "channelMap", core: "channelGradient", result: 0, parameters: epsOf },
+  infer: (inputs) => ({ shape: at(inputs, 1).shape, dtype: at(inputs, 1).dtype }),
+  decompose: (b, inputs, attributes) => {
+    const [g, operand, weight] = [at(inputs, 0), at(inputs, 1), at(inputs, 2)];
+    const { x, inverse } = normalized(b, operand, at(inputs, 3), at(inputs, 4), numberOf(attributes, "eps"));
+    const share = 1 / countOver(x.shape, axesBut(x.shape, [1]));
+    const spread = (sum: Node): Node => perChannel(b, b.mul(sum, share), operand);
+    const slope = b.sub(b.sub(b.widen(g), spread(at(inputs, 5))), b.mul(x, spread(at(inputs, 6))));
+    return b.cast(b.mul(b.mul(perChannel(b, weight, operand), inverse), slope), operand.dtype);
   },
 };
 
@@ -228,12 +293,15 @@ const groupNorm: CompositeRow = {
 };
 
 export const CHANNEL_NORM = {
-  /** Mean over `attributes.axes`, float32 at least. */
-  meanOver: statistic(({ mean }) => mean),
-  /** Biased variance over `attributes.axes`, float32 at least. */
-  varianceOver: statistic(({ variance }) => variance),
+  /** Mean over `attributes.axes`, float32 at least; the other axes are neighbours. */
+  meanOver: statistic(0),
+  /** Biased variance over `attributes.axes`, float32 at least; the other axes are neighbours. */
+  varianceOver: statistic(1),
   standardize,
   batchNorm,
   batchNormWith,
+  batchNormTotal: batchNormSum(0, (_, g) => g),
+  batchNormAlong: batchNormSum(1, (b, g, x) => b.mul(g, x)),
+  batchNormBackward,
   groupNorm,
 } as const;

@@ -128,7 +128,14 @@ export interface IndexRow extends Row {
 
 /** How a backend may run a composite whole: a core of a family, and which of its results this op is. */
 export interface NativeCore {
-  readonly family: "row" | "plane" | "attention" | "attentionBackward" | "convolution";
+  readonly family:
+    | "row"
+    | "plane"
+    | "channelStatistic"
+    | "channelMap"
+    | "attention"
+    | "attentionBackward"
+    | "convolution";
   readonly core: string;
   readonly result: number;
   /** It reads labels, and raises a fault for one out of range. */

@@ -30,8 +30,7 @@ export interface BatchNormOptions extends NormOptions {
  * (x − mean) / √(variance + eps) · weight + bias per channel. In training the statistics are the batch's, with the biased
  * variance, and the running ones move: running ← (1 − momentum) · running + momentum · statistic, with the unbiased variance.
  * They follow the step: if an optimizer skips it, they keep their bits. Inside everything is float32; the result is rounded
- * once. Backward keeps the normalised value in x's dtype (under autocast in the compute dtype), and never x. Source:
- * arXiv:1502.03167.
+ * once. Backward keeps x and the statistics. Source: arXiv:1502.03167.
  *
  * @param x (batch, channels, …) floating @param weight, bias (channels), default ones and zeros
  * @returns x's shape and dtype, under autocast too.
@@ -47,8 +46,7 @@ export function batchNorm(x: Tensor, weight?: Tensor, bias?: Tensor, options: Ba
   requireNumber("batchNorm: momentum", momentum, isFraction, "a number from 0 to 1");
   const operands = [x.node, ...parametersOf(x, weight, bias)];
   if (!training) return new Tensor(composite("batchNormWith", [...operands, ...statisticsOf(running)], { eps }));
-  const saved = savedDType("batchNorm", x.node);
-  const result = new Tensor(composite("batchNorm", operands, { eps, saved }));
+  const result = new Tensor(composite("batchNorm", operands, { eps }));
   const count = x.size / (x.shape[1] ?? 1);
   if (count === 1) {
     throw new BinadeError(

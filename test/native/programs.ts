@@ -106,6 +106,18 @@ function maxima(from: number, to: number): number[] {
   return kernelWords("plane", [2, 1, ...axis(4, 2), ...axis(6, 3), ...array(from), ...absent, ...array(to), ...absent]);
 }
 
+/** Moments of the 4 channels of binding `from` as (2, 4, 3), and (x − mean) · … of it by its own first numbers: both into `to`. */
+function channels(from: number, to: number): number[][] {
+  const array = (binding: number, byteOffset = 0): number[] => [FORMATS.float32.code, binding, byteOffset];
+  const extents = [2, 4, 3, bitsOf(1)];
+  const store: Vm = { ...identity(to, [12, 3, 1]), loads: [{ reg: 0, buffer: 0 }] };
+  const numbers = Array.from({ length: 4 }, () => array(from)).flat();
+  return [
+    kernelWords("channel", [0, ...extents, ...array(from), ...array(to), ...array(to, 16)]),
+    kernelWords("channel", [2, ...extents, ...array(from), ...numbers, 3, 2, 4, 3, ...vmWords(store)]),
+  ];
+}
+
 const flat = (binding: number, strides: readonly number[]) => ({ binding, dtype: "float32", strides }) as const;
 const identity = (binding: number, strides: readonly number[]): Vm => ({
   registers: 1,
@@ -165,6 +177,7 @@ export function everyKernel(): { kernels: number[][]; bindings: ArrayBufferView[
     attention(6, false),
     attention(6, true),
     maxima(1, 5),
+    ...channels(1, 5),
   ];
   const bindings = [
     Float32Array.from({ length: 24 }, (_, i) => Math.sin(i)),

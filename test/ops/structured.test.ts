@@ -67,7 +67,23 @@ function channelNormCases(): Record<string, GradientCase[]> {
       shapes: [x, [4], [4]],
       make: (xs) => squares(b.composite(name, xs, { ...saved, groups: 2 })),
     }));
+  /** Of backward: g and x, then `parameters` operands of one number per channel; the variance is positive. */
+  const backward = (
+    name: "batchNormTotal" | "batchNormAlong" | "batchNormBackward",
+    parameters: number,
+  ): GradientCase[] =>
+    [
+      [3, 2],
+      [2, 2, 2],
+    ].map((x) => ({
+      shapes: [x, x, ...Array.from({ length: parameters }, () => [2])],
+      low: 0.5,
+      make: (xs) => squares(b.composite(name, xs, { eps: 1e-2 })),
+    }));
   return {
+    batchNormTotal: backward("batchNormTotal", 2),
+    batchNormAlong: backward("batchNormAlong", 2),
+    batchNormBackward: backward("batchNormBackward", 5),
     meanOver: over("meanOver"),
     varianceOver: over("varianceOver"),
     standardize: over("standardize"),

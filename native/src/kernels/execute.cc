@@ -38,6 +38,8 @@ static void runKernel(const Run& run, const Kernel& kernel) {
       return runAttentionBackward(run, *kernel.attention);
     case KernelCode::plane:
       return runPlanes(run, *kernel.plane);
+    case KernelCode::channel:
+      return runChannel(run, *kernel.channel);
   }
 }
 

@@ -15,10 +15,16 @@ void runConvolution(const Run& run, const ConvolutionKernel& kernel);
 void runAttention(const Run& run, const AttentionKernel& kernel);
 void runAttentionBackward(const Run& run, const AttentionKernel& kernel);
 void runPlanes(const Run& run, const PlaneKernel& kernel);
+void runChannel(const Run& run, const ChannelKernel& kernel);
 
 /// The bytes of a ref.
 static inline uint8_t* bytesAt(const Run& run, Ref ref) {
   return static_cast<uint8_t*>(run.bases[ref.binding]) + ref.byteOffset;
+}
+
+/// Bytes of an element of a float dtype of at most 32 bits.
+static inline int64_t byteLengthOfFloat(DType dtype) {
+  return dtype == DType::float32 ? 4 : dtype == DType::float16 || dtype == DType::bfloat16 ? 2 : 1;
 }
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

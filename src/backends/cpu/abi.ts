@@ -2,7 +2,7 @@
 import { FN, type Fn } from "../../ops/expr.ts";
 
 /** Raised whenever a code or a layout below changes; the addon refuses programs of another version. */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 /**
  * Opcodes of the pointwise engine beyond the scalar primitives of `FN` (which come first, in table order).
@@ -47,6 +47,7 @@ export const KERNELS = [
   "attentionBackward",
   "plane",
   "convolution",
+  "channel",
 ] as const;
 /** Which of a convolution and its two gradients a kernel computes, from which operands: x w, g w, or x g. */
 export const CONVOLUTION_FORMS = ["convolution", "convolutionInputGradient", "convolutionWeightGradient"] as const;
@@ -74,6 +75,20 @@ export const PLANE_CORES = [
   "maxPool", // x(input) → y(output), first tap that holds it, row-major, uint8 or int32(output)
   "maxPoolBackward", // g(output), tap(output) → dx(input)
 ] as const;
+
+/** Cores over (outer, channels, inner) that yield numbers per channel (c); x̂ = (x − mean) / √(variance + eps). */
+// biome-ignore format: a table is read by rows
+export const CHANNEL_STATISTICS = [
+  "channelMoments", // x → mean(c), biased variance(c)
+  "channelSums", // g, x, mean(c), variance(c) → Σ g (c), Σ g x̂ (c)
+] as const;
+/** Cores over (outer, channels, inner) that fill row buffer 0 of an epilogue. */
+// biome-ignore format: a table is read by rows
+export const CHANNEL_MAPS = [
+  "channelNormalize", // x, weight(c), bias(c), mean(c), variance(c) → x̂ · weight + bias
+  "channelGradient", // g, x, weight(c), mean(c), variance(c), Σ g (c), Σ g x̂ (c) → dx
+] as const;
+export const CHANNEL_CORES = [...CHANNEL_STATISTICS, ...CHANNEL_MAPS] as const;
 
 /*
  * A program is a list of 64-bit signed words (floats as their 32 bits, zero-extended):
@@ -112,6 +127,8 @@ export const PLANE_CORES = [
  *   axis             := input output count position{output*count} weightBits{output*count} divisorBits{output}
  *                       count taps per output position, in order; position -1: none
  *   array            := dtype ref                                             dtype -1: absent
+ * channel            := core outer channels inner epsBits array{inputs} (array array | domain epilogue:vm(rank))
+ *                       core: of CHANNEL_CORES; contiguous; a statistic has two results, a map an epilogue
  * attention          := batch queries keys heads width scaleBits causal q k v out lse:ref
  * attentionBackward  := … as attention … g dq dk dv
  *   heads view       := dtype ref stride{3}                                   dtype -1: absent; absent lse: binding -1

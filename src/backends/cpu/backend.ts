@@ -3,7 +3,7 @@ import type { Capabilities, Program } from "../../compile/program.ts";
 import { BinadeError } from "../../errors.ts";
 import { DTYPES } from "../../formats/index.ts";
 import { type Backend, type Executable, HostBackend, hostMemory } from "../backend.ts";
-import { CONVOLUTION_FORMS, MAX_RANK, PLANE_CORES, ROW_CORES } from "./abi.ts";
+import { CHANNEL_MAPS, CHANNEL_STATISTICS, CONVOLUTION_FORMS, MAX_RANK, PLANE_CORES, ROW_CORES } from "./abi.ts";
 import { type Addon, loadAddon } from "./loader.ts";
 import { lowerProgram } from "./lower.ts";
 
@@ -33,6 +33,8 @@ const CAPABILITIES: Capabilities = {
   cores: new Set([
     ...ROW_CORES.map((core) => `row:${core}`),
     ...PLANE_CORES.map((core) => `plane:${core}`),
+    ...CHANNEL_STATISTICS.map((core) => `channelStatistic:${core}`),
+    ...CHANNEL_MAPS.map((core) => `channelMap:${core}`),
     "attention:attention",
     "attentionBackward:attentionBackward",
     ...CONVOLUTION_FORMS.map((form) => `convolution:${form}`),

@@ -9,6 +9,7 @@ import { listOf, numberOf } from "../../ops/define.ts";
 import { contiguousView, extent, isContiguous, rowMajor, type Shape, sizeOf } from "../../ops/shape.ts";
 import { ABI_VERSION, COMBINES, KERNELS, ROW_CORES } from "./abi.ts";
 import { Evaluator, evaluateAll, inputOf, oldestFirst, packedOperand } from "./evaluator.ts";
+import { channelWords } from "./lower-channel.ts";
 import { convolution } from "./lower-convolution.ts";
 import { planeWords } from "./plane.ts";
 import { VmBuilder } from "./vm.ts";
@@ -69,6 +70,9 @@ function lowerKernel(kernel: Kernel): readonly NativeKernel[] {
       return [index(kernel)];
     case "plane":
       return [{ kind: "plane", payload: planeWords(kernel) }];
+    case "channelStatistic":
+    case "channelMap":
+      return [{ kind: "channel", payload: channelWords(kernel) }];
     case "convolution":
       return [{ kind: "convolution", payload: convolution(kernel) }];
     case "attention":
