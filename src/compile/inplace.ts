@@ -8,7 +8,8 @@ import { memoryOf, sourceOf } from "./inline.ts";
 /**
  * Operands of `group` that it reads only where it writes the same element: as they are, by expressions of its epilogue. A
  * kernel loads all operands of a block (or tile) before it stores a result of it, so such an operand may be written over. What a
- * core or a prologue reads may not: products, sums and rows read elements again after they have written others.
+ * core or a prologue reads may not: products, sums and rows read elements again after they have written others. A map over
+ * channels does not, and has read the numbers of its channels before it begins.
  */
 export function overwritableOperands(group: Group, inline: ReadonlySet<Node>): ReadonlySet<Node> {
   const isMap = group.kind === "channelMap";

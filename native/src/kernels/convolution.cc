@@ -1,11 +1,11 @@
 // Convolution and its input gradient: packed weights times staged pictures, without a matrix of windows.
 //
-// Both are one computation over q (see convolution_stage.h). A unit of work holds the pictures of one task: some pictures,
+// Both are one computation over q (see convolution_layout.h). A unit of work holds the pictures of one task: some pictures,
 // one group, a band of outputs, a block of result channels. It stages a chunk of channels at a time and adds that chunk's
 // products to its sums, which lie in the result itself where the sink allows it.
 #include "convolution.h"
 
-#include "convolution_plan.h"
+#include "convolution_pack.h"
 
 namespace binade {
 namespace BINADE_ISA {
@@ -13,7 +13,6 @@ namespace BINADE_ISA {
 namespace {
 
 constexpr int64_t taskWork = 1 << 16;              // multiply-adds under which units share a task
-constexpr int64_t packWork = 1 << 12;              // weights under which panels share a task
 
 struct Work {
   Pool* pool;
@@ -21,73 +20,8 @@ struct Work {
   const ImageView* source;
   const ImageSink* sink;
   Plan plan;
-  int64_t panelsPerTask, unitsPerTask, units;
+  int64_t unitsPerTask, units;
 };
-
-// --- Weights ------------------------------------------------------------------------------------------------------
-
-template <DType storage>
-float wideElement(const char* data, int64_t index) {
-  if constexpr (storage == DType::float32) return reinterpret_cast<const float*>(data)[index];
-  const uint16_t bits = reinterpret_cast<const uint16_t*>(data)[index];
-  return storage == DType::bfloat16 ? bfloat16ToFloat(bits) : float16ToFloat(bits);
-}
-
-float roundedTo(DType format, float value) {
-  if (format == DType::bfloat16) return bfloat16ToFloat(floatToBfloat16(value));
-  return format == DType::float16 ? float16ToFloat(floatToFloat16(value)) : value;
-}
-
-/// The weights of one phase, for one strip: (words, taps, slideRows), of which the strip's rows are written.
-template <DType storage>
-void packPanel(const Work& work, int64_t group, int64_t phase, int64_t strip) {
-  const Plan& plan = work.plan;
-  const ImageView& w = work.problem->w;
-  const char* data = static_cast<const char*>(w.data);
-  const int64_t firstTap = plan.tapStart[phase], taps = plan.tapStart[phase + 1] - firstTap;
-  const int64_t rowStride = w.strides[plan.gradient ? 1 : 0], channelStride = w.strides[plan.gradient ? 0 : 1];
-  const int64_t start = plan.stripStarts[strip], height = plan.stripStarts[strip + 1] - start;
-  float* panel = plan.packed + group * plan.packedLength +
-                 (firstTap * plan.strips + taps * strip) * plan.words * slideRows;
-  const int64_t perWord = plan.pairs ? 2 : 1;
-  const int64_t base = group * work.problem->outputs * w.strides[0];
-  for (int64_t i = 0; i < height; ++i) {
-    float* target = panel + i;
-    for (int64_t word = 0; word < plan.words; ++word) {
-      const int64_t channel = word * perWord;
-      const int64_t at = base + (start + i) * rowStride + channel * channelStride;
-      for (int64_t t = firstTap; t < firstTap + taps; ++t, target += slideRows) {
-        const int64_t index = at + plan.tapY[t] * w.strides[2] + plan.tapX[t];
-        const float low = wideElement<storage>(data, index);
-        if (!plan.pairs) {
-          *target = w.format == storage ? low : roundedTo(w.format, low);
-          continue;
-        }
-        const float high = channel + 1 < plan.channels ? wideElement<storage>(data, index + channelStride) : 0.0f;
-        *target = floatOfBits(floatToBfloat16(low) | static_cast<uint32_t>(floatToBfloat16(high)) << 16);
-      }
-    }
-  }
-}
-
-void packTask(void* context, int64_t task, int) {
-  const Work& work = *static_cast<const Work*>(context);
-  const int64_t panels = work.plan.phases * work.plan.strips;
-  const int64_t end = least((task + 1) * work.panelsPerTask, work.problem->groups * panels);
-  for (int64_t index = task * work.panelsPerTask; index < end; ++index) {
-    const int64_t group = index / panels, phase = index % panels / work.plan.strips, strip = index % work.plan.strips;
-    switch (work.problem->w.storage) {
-      case DType::float32:
-        packPanel<DType::float32>(work, group, phase, strip);
-        break;
-      case DType::bfloat16:
-        packPanel<DType::bfloat16>(work, group, phase, strip);
-        break;
-      default:
-        packPanel<DType::float16>(work, group, phase, strip);
-    }
-  }
-}
 
 // --- Units ---------------------------------------------------------------------------------------------------------
 
@@ -379,9 +313,7 @@ void slide(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink,
   work.sink = &sink;
   work.plan = makePlan(pool, problem, gradient);
   const Plan& plan = work.plan;
-  const int64_t panels = problem.groups * plan.phases * plan.strips;
-  work.panelsPerTask = most(packWork / most(problem.groups * plan.packedLength / panels, 1), 1);
-  parallelFor(pool, partsOf(panels, work.panelsPerTask), packTask, &work);
+  packWeights(pool, plan, problem);
   work.units = plan.imageBlocks * problem.groups * plan.rowBands * plan.columnBands * plan.rowBlocks;
   const int64_t pixels = plan.images * plan.bandRows * plan.bandColumns;
   const int64_t unitWork = pixels * plan.blockStrips * least(plan.rows, slideRows) * plan.words * plan.taps;

@@ -214,15 +214,16 @@ void stageCotangentAs(const Work& work, const Unit& unit, int64_t firstRow, int6
   for (int64_t row = firstRow; row < firstRow + rows; ++row) {
     char* start = rooms.g + (row - firstRow) * steps * vectorByteLength;
     Element* target = reinterpret_cast<Element*>(start);
+    const bool whole = plan.pitch == unit.columns.count && g.strides[2] == plan.pitch;  // the lines of a picture are one
+    const int64_t lines = whole ? 1 : unit.rows.count, columns = unit.columns.count * (whole ? unit.rows.count : 1);
+    const int64_t pitch = plan.pitch * (whole ? unit.rows.count : 1);
     for (int64_t image = 0; image < unit.images; ++image) {
-      for (int64_t line = 0; line < unit.rows.count; ++line, target += plan.pitch) {
+      for (int64_t line = 0; line < lines; ++line, target += pitch) {
         const int64_t at = (unit.image + image) * g.strides[0] + row * g.strides[1] +
                            (unit.rows.first + line) * g.strides[2] + unit.columns.first;
-        const Element* source = rowElements(g, static_cast<const char*>(g.data) + at * element, unit.columns.count,
-                                            reinterpret_cast<Element*>(rooms.spare));
-        copyElements(source, 1, unit.columns.count, target);
-        clearAhead(reinterpret_cast<char*>(target + unit.columns.count),
-                   (plan.pitch - unit.columns.count) * static_cast<int64_t>(sizeof(Element)));
+        const Element* source = rowElements(g, static_cast<const char*>(g.data) + at * element, columns, target);
+        if (source != target) copyElements(source, 1, columns, target);
+        clearAhead(reinterpret_cast<char*>(target + columns), (pitch - columns) * static_cast<int64_t>(sizeof(Element)));
       }
     }
     char* end = reinterpret_cast<char*>(target);

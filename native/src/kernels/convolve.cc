@@ -1,5 +1,6 @@
 // The convolution kernel: from a decoded kernel to the problem that the convolution code solves, and its epilogue.
 #include "convolution.h"
+#include "direct_store.h"
 #include "kernels.h"
 
 namespace binade {
@@ -9,6 +10,7 @@ struct ConvolutionRun {
   const Run& run;
   const ConvolutionKernel& kernel;
   int64_t channels, pixels;  // of one picture of the result
+  DirectStore direct;        // of rows of pixels
 };
 
 /// Runs the epilogue over `rows` rows of `count` lanes each; the tile is row buffer 0.
@@ -26,9 +28,12 @@ static void writePixels(void* context, int64_t image, int64_t channel, int64_t c
                         const float* tile, int64_t stride, int worker) {
   const ConvolutionRun& convolution = *static_cast<ConvolutionRun*>(context);
   const Vm& vm = convolution.kernel.epilogue;
+  const int64_t first = image * convolution.channels + channel, lanes = vm.grid.lanes;
+  if (convolution.direct.target != nullptr)
+    return storeRows(convolution.run, *convolution.direct.target, first, pixel, channels, pixels, tile, stride);
   VmState state;
   beginVm(&state, vm, convolution.run.bases, scratch(convolution.run.pool, worker, kSinkSlot, registerByteLength(vm)));
-  const int64_t first = image * convolution.channels + channel, lanes = vm.grid.lanes;
+  state.readsInPlace = true;
   if (lanes == convolution.pixels) {
     state.buffers[0] = {const_cast<float*>(tile), stride, false};
     return runEpilogue(state, first, pixel, channels, pixels);
@@ -60,7 +65,7 @@ void runConvolution(const Run& run, const ConvolutionKernel& kernel) {
     view = {bytesAt(run, kernel.refs[side]), kernel.storage[side], kernel.format[side], {}};
     for (int axis = 0; axis < 3; ++axis) view.strides[axis] = kernel.strides[side][axis];
   }
-  ConvolutionRun convolution = {run, kernel, 0, 0};
+  ConvolutionRun convolution = {run, kernel, 0, 0, directStoreOf(kernel.epilogue)};
   switch (kernel.form) {
     case ConvolutionForm::forward:
       convolution.channels = kernel.groups * kernel.outputs;
@@ -74,6 +79,8 @@ void runConvolution(const Run& run, const ConvolutionKernel& kernel) {
       convolution.channels = kernel.groups * kernel.outputs;
       convolution.pixels = kernel.channels * y.kernel * x.kernel;
   }
+  // A bias per pixel has no use; rows of pixels are all that the direct store knows.
+  if (convolution.direct.bias != nullptr || kernel.epilogue.grid.lanes != convolution.pixels) convolution.direct = {};
   ImageSink sink = {writePixels, &convolution, nullptr, convolution.channels * convolution.pixels, convolution.pixels};
   if (kernel.plainStore) sink.direct = reinterpret_cast<float*>(bytesAt(run, kernel.epilogue.stores[0].ref));
   switch (kernel.form) {

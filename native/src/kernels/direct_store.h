@@ -41,25 +41,25 @@ static inline DirectStore directStoreOf(const Vm& vm) {
   return {&target, added};
 }
 
-/// Writes a (rows, columns) tile of sums at (row, column). `lanes`: scratch for 2 · columns floats.
+/// Writes a (rows, columns) tile of sums at (row, column) of a target without a bias.
+static inline void storeRows(const Run& run, const Operand& target, int64_t row, int64_t column, int64_t rows,
+                             int64_t columns, const float* sums, int64_t stride) {
+  const int64_t width = target.dtype == DType::float32 ? 4 : 2;
+  uint8_t* start = bytesAt(run, target.ref);
+  for (int64_t i = 0; i < rows; ++i, sums += stride)
+    narrowArray(target.dtype, sums, start + ((row + i) * target.strides[0] + column) * width, columns);
+}
+
+/// As storeRows, with the bias where there is one. `lanes`: scratch for 2 · columns floats.
 static inline void storeDirectly(const Run& run, const DirectStore& direct, int64_t row, int64_t column, int64_t rows,
                                  int64_t columns, const float* sums, int64_t stride, float* lanes) {
-  const int64_t width = direct.target->dtype == DType::float32 ? 4 : 2;
-  const float* bias = lanes;
+  if (direct.bias == nullptr) return storeRows(run, *direct.target, row, column, rows, columns, sums, stride);
+  const int64_t biasWidth = direct.bias->dtype == DType::float32 ? 4 : 2;
   float* biased = lanes + columns;
-  if (direct.bias != nullptr) {
-    const int64_t biasWidth = direct.bias->dtype == DType::float32 ? 4 : 2;
-    widenArray(direct.bias->dtype, bytesAt(run, direct.bias->ref) + column * biasWidth, lanes, columns);
-  }
-  uint8_t* target = bytesAt(run, direct.target->ref);
+  widenArray(direct.bias->dtype, bytesAt(run, direct.bias->ref) + column * biasWidth, lanes, columns);
   for (int64_t i = 0; i < rows; ++i, sums += stride) {
-    uint8_t* start = target + ((row + i) * direct.target->strides[0] + column) * width;
-    if (direct.bias == nullptr) {
-      narrowArray(direct.target->dtype, sums, start, columns);
-      continue;
-    }
-    for (int64_t j = 0; j < columns; ++j) biased[j] = sums[j] + bias[j];
-    narrowArray(direct.target->dtype, biased, start, columns);
+    for (int64_t j = 0; j < columns; ++j) biased[j] = sums[j] + lanes[j];
+    storeRows(run, *direct.target, row + i, column, 1, columns, biased, columns);
   }
 }
 
