@@ -5,6 +5,7 @@
 // products to its sums, which lie in the result itself where the sink allows it.
 #include "convolution.h"
 
+#include "convolution_ahead.h"
 #include "convolution_pack.h"
 
 namespace binade {
@@ -129,7 +130,7 @@ void scatterTile(const float* tile, const Piece* pieces, int64_t count, int64_t 
 
 /// Adds one chunk of channels (words [firstWord, firstWord + words)) to the sums of one phase.
 void slidePhase(const Work& work, const Unit& unit, int64_t phase, const PhaseOutputs& outputs, const Piece* list,
-                const Target& target, const char* staged, int64_t firstWord, int64_t words) {
+                const Target& target, const char* staged, int64_t firstWord, int64_t words, Ahead* ahead) {
   const Plan& plan = work.plan;
   const int64_t perGroup = 2 * plan.pieces;
   const int64_t firstTap = plan.tapStart[phase], taps = plan.tapStart[phase + 1] - firstTap;
@@ -142,6 +143,7 @@ void slidePhase(const Work& work, const Unit& unit, int64_t phase, const PhaseOu
     int64_t places[8];
     for (int64_t j = 0; j < perGroup; ++j) places[j] = list[first + least(j, count - 1)].place;
     const bool direct = outputs.dense && count == perGroup;
+    ahead->fetch();
     const float* panel = panels + unit.firstStrip * panelLength + firstWord * taps * slideRows;
     for (int64_t strip = unit.firstStrip; strip < unit.endStrip; ++strip, panel += panelLength) {
       float* rows = target.data + (plan.stripStarts[strip] - firstRow) * target.rowStride;
@@ -264,7 +266,17 @@ void deliver(const Work& work, const Unit& unit, const Target& target, int64_t r
                  target.data + image * target.imageStride + run * width, target.rowStride, worker);
 }
 
-void runUnit(const Work& work, const Unit& unit, const Rooms& rooms, int worker) {
+/// The pictures of a unit that holds whole ones, fetched while the unit before it is computed.
+Ahead findAhead(const Work& work, const Unit& next) {
+  const Plan& plan = work.plan;
+  if (plan.rowBands > 1 || plan.columnBands > 1 || plan.rowBlocks > 1) return {};
+  const int64_t pixels = plan.images * plan.bandRows * plan.bandColumns;
+  const int64_t calls = plan.phases * (plan.words / plan.chunkWords) * partsOf(pixels, groupLanes);
+  return fetchAhead(*work.source, next.image, next.images, next.group * plan.channels, plan.channels, plan.y.source,
+                    plan.x.source, calls);
+}
+
+void runUnit(const Work& work, const Unit& unit, const Rooms& rooms, int worker, Ahead ahead) {
   const Plan& plan = work.plan;
   if (unit.bottom <= unit.top || unit.right <= unit.left) return;
   const int64_t rows = plan.stripStarts[unit.endStrip] - plan.stripStarts[unit.firstStrip];
@@ -290,7 +302,7 @@ void runUnit(const Work& work, const Unit& unit, const Rooms& rooms, int worker)
     stage(job, plan.pairs ? StagedAs::channelPairs : StagedAs::floats);
     for (int64_t phase = 0; phase < plan.phases; ++phase)
       slidePhase(work, unit, phase, rooms.outputs[phase], rooms.pieces + phase * rooms.piecesPerPhase,
-                    rooms.targets[phase], rooms.staged, word, words);
+                    rooms.targets[phase], rooms.staged, word, words, &ahead);
   }
   if (plan.phases > 1) mergePhases(work, unit, rooms, target, rows);
   deliver(work, unit, target, rows, worker);
@@ -301,7 +313,8 @@ void unitTask(void* context, int64_t task, int worker) {
   const Rooms rooms = makeRooms(work, worker);
   const int64_t end = least((task + 1) * work.unitsPerTask, work.units);
   for (int64_t index = task * work.unitsPerTask; index < end; ++index)
-    runUnit(work, unitAt(work, index), rooms, worker);
+    runUnit(work, unitAt(work, index), rooms, worker,
+            index + 1 < end ? findAhead(work, unitAt(work, index + 1)) : Ahead{});
 }
 
 void slide(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
@@ -317,7 +330,8 @@ void slide(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink,
   work.units = plan.imageBlocks * problem.groups * plan.rowBands * plan.columnBands * plan.rowBlocks;
   const int64_t pixels = plan.images * plan.bandRows * plan.bandColumns;
   const int64_t unitWork = pixels * plan.blockStrips * least(plan.rows, slideRows) * plan.words * plan.taps;
-  work.unitsPerTask = most(taskWork / most(unitWork, 1), 1);
+  // A task knows what it reads next, and fetches it.
+  work.unitsPerTask = most(most(taskWork / most(unitWork, 1), work.units / wantedUnits), 1);
   parallelFor(pool, partsOf(work.units, work.unitsPerTask), unitTask, &work);
 }
 

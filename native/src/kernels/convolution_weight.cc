@@ -6,6 +6,7 @@
 // a column side by side, as the kernels yield them.
 #include "convolution.h"
 
+#include "convolution_ahead.h"
 #include "convolution_micro.h"
 #include "convolution_stage.h"
 #include "vm.h"
@@ -251,7 +252,7 @@ DotKernel kernelFor(const Plan& plan, int64_t rows) {
 
 /// Adds a strip of `rows` rows times the columns [0, columns) of a channel block to `sums`, or sets them.
 void dotStrips(const Work& work, DotOperands operands, int64_t rows, int64_t columns, const char* staged, float* sums,
-               bool add) {
+               bool add, Ahead* ahead) {
   const Plan& plan = work.plan;
   const DotKernel kernel = kernelFor(plan, rows);
   const int64_t width = dotWidth(static_cast<int>(rows)), stride = plan.columnLength();
@@ -260,13 +261,28 @@ void dotStrips(const Work& work, DotOperands operands, int64_t rows, int64_t col
   for (int64_t first = 0; first < columns; first += width) {
     const int64_t count = least(columns - first, width);
     for (int64_t j = 0; j < width; ++j) x[j] = staged + plan.shifts[first + least(j, count - 1)];
+    ahead[0].fetch();
+    ahead[1].fetch();
     kernel(operands, count, sums + first * stride, stride, add);
   }
 }
 
+/// Both operands of the unit after this one, where units are whole pictures.
+void findAhead(const Work& work, const Unit& next, int64_t group, int64_t channel, int64_t channels, Ahead* ahead) {
+  const Plan& plan = work.plan;
+  const ConvolutionProblem& problem = *work.problem;
+  const ConvolutionAxis &y = problem.axes[0], &x = problem.axes[1];
+  if (plan.rowBands > 1 || plan.columnBands > 1) return;
+  const int64_t calls = plan.strips * partsOf(channels * plan.taps, dotColumns);
+  ahead[0] = fetchAhead(problem.x, next.image, next.images, group * problem.channels + channel, channels, y.input, x.input,
+                        calls);
+  ahead[1] = fetchAhead(problem.g, next.image, next.images, group * problem.outputs, problem.outputs, y.output, x.output,
+                        calls);
+}
+
 /// Adds one unit to a part's sums of one group, for the channels [channel, channel + channels): `sums` is their first column.
 void runUnit(const Work& work, const Unit& unit, int64_t group, int64_t channel, int64_t channels, const Rooms& rooms,
-             float* sums, bool add) {
+             float* sums, bool add, Ahead* ahead) {
   const Plan& plan = work.plan;
   const ConvolutionProblem& problem = *work.problem;
   StageJob job = {&problem.x, &plan.y, &plan.x, plan.layout, unit.rows.first, unit.columns.first, unit.image,
@@ -288,7 +304,8 @@ void runUnit(const Work& work, const Unit& unit, int64_t group, int64_t channel,
     for (int64_t strip = firstStrip; strip < endStrip; ++strip) {
       const int64_t start = stripStart(work, strip), height = stripStart(work, strip + 1) - start;
       operands.g = base + (start - first) * operands.rowByteLength;
-      dotStrips(work, operands, height, channels * plan.taps, rooms.x, sums + strip * dotSlots, add);
+      dotStrips(work, operands, height, channels * plan.taps, rooms.x, sums + strip * dotSlots, add,
+                ahead);
     }
   }
 }
@@ -303,8 +320,11 @@ void partTask(void* context, int64_t task, int worker) {
   float* sums = plan.sums + ((part * problem.groups + group) * plan.columns + channel * plan.taps) * plan.columnLength();
   const Rooms rooms = makeRooms(work, worker);
   const int64_t first = part * plan.units / plan.parts, end = (part + 1) * plan.units / plan.parts;
-  for (int64_t unit = first; unit < end; ++unit)
-    runUnit(work, unitAt(work, unit), group, channel, channels, rooms, sums, unit > first);
+  for (int64_t unit = first; unit < end; ++unit) {
+    Ahead ahead[2] = {};
+    if (unit + 1 < end) findAhead(work, unitAt(work, unit + 1), group, channel, channels, ahead);
+    runUnit(work, unitAt(work, unit), group, channel, channels, rooms, sums, unit > first, ahead);
+  }
 }
 
 /// Adds the parts of one strip of rows, in order, and hands its rows over.
