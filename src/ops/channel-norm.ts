@@ -99,11 +99,12 @@ const momentsOf = (b: Builder, x: Node, axes: readonly number[]): readonly [mean
   b.composite("varianceOver", [x], { axes }),
 ];
 
-/** x has channels, and the other operands are one number for each. */
+/** x has channels, and the other operands are one number for each; all are floating. */
 function requireChannels([x, ...parameters]: readonly Node[]): void {
   if (x === undefined) throw new BinadeError("internal", "internal: a norm without operands");
-  if (!isFloat(x.dtype))
-    throw new BinadeError("dtype.unsupported", `expected a floating dtype, got ${x.dtype}; cast it first`);
+  const integer = [x, ...parameters].find(({ dtype }) => !isFloat(dtype));
+  if (integer !== undefined)
+    throw new BinadeError("dtype.unsupported", `expected floating dtypes, got ${integer.dtype}; cast it first`);
   if (x.shape.length < 2) {
     throw new BinadeError(
       "shape.invalid",

@@ -196,6 +196,7 @@ const REFUSALS: readonly (readonly [string, () => unknown, string, readonly stri
   ["groups that do not divide", () => new nn.GroupNorm(2, 3), "shape.invalid", ["3 channels", "2 groups", "divides"]],
   ["the same in the function", () => groupNorm(x(2, 3), 2), "shape.invalid", ["3 channels", "2 groups"]],
   ["integers", () => batchNorm(zeros([2, 3], "int32" as DType)), "dtype.unsupported", ["int32"]],
+  ["an integer weight", () => batchNorm(x(2, 3), zeros([3], "int32" as DType)), "dtype.unsupported", ["int32"]],
   ["another option", () => new nn.BatchNorm1d(3, { affine: false } as object), "option.unknown", ["affine"]],
 ];
 

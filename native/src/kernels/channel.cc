@@ -1,8 +1,8 @@
-// Norms of channels over (outer, channels, inner): statistics of every channel in one pass, then functions of an element and its
-// channel's numbers, whose epilogue runs over blocks of neighbouring elements.
+// Norms of channels over (outer, channels, inner): statistics of every channel in one pass, then functions of an element
+// and its channel's numbers, whose epilogue runs over blocks of neighbouring elements.
 //
-// Lanes go along `inner` where planes fill vectors; shorter planes lie side by side, and every lane of (channels, inner) has sums
-// and numbers of its own. Both ways elements are summed in chunks, in float32, and chunks in order, in double.
+// Lanes go along `inner` where planes fill vectors; shorter planes lie side by side, and every lane of (channels, inner)
+// has sums and numbers of its own. Both ways elements are summed in chunks, in float32, and chunks in order, in double.
 #include "convert.h"
 #include "kernels.h"
 #include "loops.h"
