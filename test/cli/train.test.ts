@@ -185,7 +185,7 @@ describe("help", () => {
     const { s: r } = RESNET_PRESETS;
     const words = stdout.replaceAll(/\s+/g, " ");
     for (const part of [
-      "--precision <name> what matrix products see; weights stay float32: fp32, bf16-mixed, fp16-mixed (default: bf16-mixed)",
+      "--precision <name> what matrix products see: fp32, bf16-mixed, fp16-mixed (default: bf16-mixed)",
       "--steps <n> attempted steps of the whole run: an integer from 1 to 2147483647 (default: ",
       `a number above 0, at most 10 (default: ${s.learningRate}, or ${m.learningRate} in preset m; resnet: ${r.learningRate}, or `,
       "--dropout <p> share of activations dropped while training: a number from 0 to 0.99 (default: 0)",
