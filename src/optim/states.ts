@@ -27,7 +27,6 @@ export interface StatePart {
 
 /** One way to store a slot, whose value is float32 while the update runs. */
 export interface StateForm {
-  readonly title: string;
   /** Whether slots of this shape are kept so; others are float32. */
   readonly takes: (shape: Shape) => boolean;
   readonly parts: (slot: StateSlot) => readonly StatePart[];
@@ -50,23 +49,25 @@ const single =
 const first = (parts: readonly Tensor[]): Tensor => parts[0] as Tensor;
 
 export const STATE_FORMS = {
+  /** 4 bytes, as it is. */
   float32: {
-    title: "float32: 4 bytes",
     takes: () => true,
     parts: single("float32"),
     read: first,
     write: (value) => [value],
   },
-  // To nearest, a second moment would never fall: it decays by 0.1 % a step, and half a spacing is 0.2 % at least.
+  /**
+   * bfloat16, rounded stochastically: 2 bytes. To nearest, a second moment would never fall: it decays by 0.1 % a step, and half a
+   * spacing is 0.195 % at least.
+   */
   bfloat16: {
-    title: "bfloat16, rounded stochastically: 2 bytes",
     takes: () => true,
     parts: single("bfloat16"),
     read: (parts) => first(parts).cast("float32"),
     write: (value, _, draw) => [roundedStochastically(value, draw)],
   },
+  /** Codes of 8 bits and a float32 scale for every 256 elements: 1.02 bytes. */
   "int8-blockwise": {
-    title: "codes of 8 bits and a float32 scale for every 256 elements: 1.02 bytes",
     takes: (shape) => sizeOf(shape) >= LEAST_BLOCKWISE && sizeOf(shape) % BLOCK === 0,
     parts: ({ shape, signed }) => [
       {

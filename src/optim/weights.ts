@@ -18,8 +18,6 @@ export interface WeightSlot {
 
 /** One way to keep a float32 weight of which the parameter holds 16 bits. */
 export interface WeightForm {
-  /** For messages and documents: what it costs and keeps. */
-  readonly title: string;
   /** dtypes of parameters that it is for. */
   readonly dtypes: readonly HalfDType[];
   readonly slots: readonly WeightSlot[];
@@ -43,17 +41,19 @@ export const roundedStochastically = (x: Tensor, draw: () => Tensor): Tensor =>
   new Tensor(build.composite("roundStochastic", [x.node, draw().node]));
 
 export const WEIGHT_FORMS = {
+  /** A float32 master of which the parameter is the rounded copy: 4 bytes more. */
   float32: {
-    title: "a float32 master of which the parameter is the rounded copy: 4 bytes more",
     dtypes: BOTH,
     slots: [{ name: "master", dtype: () => "float32", initial: widened }],
     outlivesOverflow: true,
     read: (_, { master }) => master as Tensor,
     write: (weight, dtype) => ({ stored: weight.cast(dtype), slots: { master: weight } }),
   },
-  // Upper and lower word of one float32: what Megatron and Transformer Engine call the remainder.
+  /**
+   * The lower 16 bits of the float32 master, whose upper ones are the parameter: 2 bytes more, nothing lost. Megatron and
+   * Transformer Engine call them the remainder.
+   */
   split: {
-    title: "the lower 16 bits of the float32 master, whose upper ones are the parameter: 2 bytes more, nothing lost",
     dtypes: ["bfloat16"],
     slots: [{ name: "remainder", dtype: () => "int16" }],
     outlivesOverflow: true,
@@ -64,17 +64,19 @@ export const WEIGHT_FORMS = {
       slots: { remainder: new Tensor(build.composite("splitLower", [weight.node])) },
     }),
   },
+  /** Nothing: updates round up or down at random, and are kept on average. */
   stochastic: {
-    title: "nothing: updates round up or down at random, and are kept on average",
     dtypes: ["bfloat16"],
     slots: [],
     outlivesOverflow: false,
     read: widened,
     write: (weight, _, draw) => ({ stored: roundedStochastically(weight, draw), slots: {} }),
   },
-  // Kahan's sum with the pending correction in 16 bits: stored + compensation is the weight, to 16 (float16: 22) bits.
+  /**
+   * What rounding took away, in the parameter's dtype: 2 bytes more, updates down to 2⁻¹⁷ of a weight kept. Kahan's sum with the
+   * pending correction in 16 bits: stored + compensation is the weight, to 16 (float16: 22) bits.
+   */
   kahan: {
-    title: "what rounding took away, in the parameter's dtype: 2 bytes more, updates down to 2⁻¹⁶ of a weight kept",
     dtypes: BOTH,
     slots: [{ name: "compensation", dtype: (parameter) => parameter }],
     outlivesOverflow: false,
@@ -84,8 +86,8 @@ export const WEIGHT_FORMS = {
       return { stored, slots: { compensation: weight.sub(widened(stored)).cast(dtype) } };
     },
   },
+  /** Nothing: updates below half a spacing of the parameter's dtype are lost. */
   none: {
-    title: "nothing: updates below half a spacing of the parameter's dtype are lost",
     dtypes: BOTH,
     slots: [],
     outlivesOverflow: false,
@@ -100,7 +102,6 @@ export const MASTER_WEIGHTS = Object.keys(WEIGHT_FORMS) as MasterWeights[];
 
 /** A float32 parameter is its own master, whatever the form. */
 export const OWN_MASTER = {
-  title: "the parameter itself",
   slots: [],
   read: (stored: Tensor): Tensor => stored,
   write: (weight: Tensor): { readonly stored: Tensor; readonly slots: Slots } => ({ stored: weight, slots: {} }),
