@@ -244,6 +244,14 @@ const MUTANTS = [
     expected: "count the updates that a float16 weight would lose",
   },
   {
+    name: "gradients of an earlier step divided by the scale of this one",
+    file: "src/optim/gradScaler.ts",
+    find: "if (origin.session !== undefined && origin.session !== sessionOf(this))",
+    replace: "if (origin.session === null)",
+    test: "test/conformance/call-order.test.ts",
+    expected: "case 70",
+  },
+  {
     name: "the first rule decides",
     file: "src/precision/rules.ts",
     find: "rules.findLast(",

@@ -92,9 +92,9 @@ export class GradScaler {
 
   #scaleTree(losses: LossTree): ScaledLoss | readonly unknown[] {
     if (!(losses instanceof Tensor)) return losses.map((loss) => this.#scaleTree(loss));
-    if (this.#source.isOne) return new ScaledLoss(losses, this);
+    if (this.#source.isOne) return new ScaledLoss(losses, this, sessionOf(this));
     const wide = losses.dtype === "float64" ? losses : losses.cast("float32");
-    return new ScaledLoss(wide.mul(this.lossScale.cast(wide.dtype)), this);
+    return new ScaledLoss(wide.mul(this.lossScale.cast(wide.dtype)), this, sessionOf(this));
   }
 
   /**
@@ -136,7 +136,8 @@ export class GradScaler {
    * The values are returned whether or not the check holds. Once per parameter between updates.
    *
    * @param optimizer takes only this optimizer's parameters; default all.
-   * @throws BinadeError `scaler.order` if called twice, after `step`, or for gradients that this scaler did not scale;
+   * @throws BinadeError `scaler.order` if called twice, after `step`, or for gradients that this scaler did not scale, or
+   * scaled before its last update;
    * `dtype.unsupported` for float16 gradients, in which small values are lost already; `gradient.missing` for none.
    */
   unscale(grads: Grads<"scaled">, optimizer?: Steppable): Grads<"true"> {
@@ -202,6 +203,9 @@ export class GradScaler {
       throw orderError(
         `${of} are ${origin.kind === "scaled" ? "still scaled" : "unscaled already"}; unscale them once`,
       );
+    // The scale that they have is that of another step: divided by today's they would be wrong by their ratio.
+    if (origin.session !== undefined && origin.session !== sessionOf(this))
+      throw orderError(`${of} were scaled before the last update(); scale the loss again after it`);
   }
 
   /**
@@ -370,6 +374,7 @@ export class GradScaler {
    */
   async load(state: SavedScaler): Promise<void> {
     await this.#source.load(state);
+    restartSession(this);
   }
 }
 

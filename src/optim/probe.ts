@@ -70,7 +70,7 @@ function exponentOf(name: string, value: number): number {
 
 function scaledBy<A extends readonly Tensor[]>(scale: Tensor, step: ProbedStep<A>, batch: A): Grads<"scaled"> {
   const probe = {};
-  const grads = step((loss) => new ScaledLoss(loss.cast("float32").mul(scale), probe), ...batch);
+  const grads = step((loss) => new ScaledLoss(loss.cast("float32").mul(scale), probe, probe), ...batch);
   const origin = originOf(grads);
   if (origin?.kind === "scaled" && origin.scalers.includes(probe)) return markGrads(grads, origin);
   const sentence = "probeLossScale: the gradients are not those of the scaled loss";

@@ -24,10 +24,13 @@ export class ScaledLoss {
   readonly tensor: Tensor;
   /** The scaler that made it. */
   readonly scaler: object;
+  /** Of all that was scaled between two updates the same object. */
+  readonly session: object;
 
-  constructor(tensor: Tensor, scaler: object) {
+  constructor(tensor: Tensor, scaler: object, session: object) {
     this.tensor = tensor;
     this.scaler = scaler;
+    this.session = session;
   }
 }
 
@@ -38,6 +41,8 @@ export class ScaledLoss {
 export interface Origin {
   readonly kind: "plain" | "scaled" | "unscaled";
   readonly scalers: readonly object[];
+  /** Between which updates scaled gradients were scaled; absent where it is not known, or does not matter any more. */
+  readonly session?: object;
 }
 
 const origins = new WeakMap<object, Origin>();
@@ -88,7 +93,8 @@ export function gradientsFrom(entries: Iterable<readonly [Variable, Tensor]>): G
  * Sums of gradients by parameter, in float32: those of several losses, each of which may have a scaler of its own. Scaled
  * ones must be of one scaler, since only one of them can unscale the sum.
  *
- * @throws BinadeError `scaler.order` for scaled gradients of several scalers, or for plain gradients among unscaled ones.
+ * @throws BinadeError `scaler.order` for scaled gradients of several scalers, or from both sides of an update, or for plain
+ * gradients among unscaled ones.
  * @example
  * const sum = addGradients(a.unscale(gradients(a.scale(first), model)), b.unscale(gradients(b.scale(second), model)));
  * a.step(optimizer, sum); // skipped if either was not finite
@@ -111,7 +117,16 @@ export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...ot
     sums.set(parameter, sum.cast(gradient.dtype));
   }
   const [kind] = kinds;
-  return markGrads<S>(sums, kind === undefined ? undefined : { kind, scalers });
+  const [session, ...otherSessions] = new Set(origins.flatMap((origin) => origin.session ?? []));
+  if (otherSessions.length > 0) {
+    const fix = "unscale what belongs to one step before its update()";
+    throw new BinadeError(
+      "scaler.order",
+      `addGradients: gradients from before and after an update of their scaler; ${fix}`,
+    );
+  }
+  const origin = kind === undefined ? undefined : { kind, scalers, ...(session === undefined ? {} : { session }) };
+  return markGrads<S>(sums, origin);
 }
 
 function requireShape(parameter: Variable, gradient: Tensor): Tensor {
@@ -170,7 +185,9 @@ export function gradients(
   });
   return markGrads(
     entries,
-    loss instanceof ScaledLoss ? { kind: "scaled", scalers: [loss.scaler] } : { kind: "plain", scalers: [] },
+    loss instanceof ScaledLoss
+      ? { kind: "scaled", scalers: [loss.scaler], session: loss.session }
+      : { kind: "plain", scalers: [] },
   );
 }
 
