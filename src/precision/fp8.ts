@@ -17,7 +17,12 @@ const GREATEST_SCALE = 2 ** 127;
 /** Exponent of the binade of a positive finite number. */
 const binadeOf = (value: number): number => quantumExponent(value, FORMATS.float64) + FORMATS.float64.mantissaBits;
 
-/** Greatest magnitude of float32 values; NaN if one is. */
+/**
+ * Greatest magnitude of float32 values, 0 for none; NaN if one is.
+ *
+ * @example
+ * amaxOf(Float32Array.of(-3, 2)); // 3
+ */
 export const amaxOf = (values: ArrayLike<number>): number =>
   Array.from(values, Math.abs).reduce((a, b) => Math.max(a, b), 0);
 
@@ -113,9 +118,14 @@ function blockExponent(amax: number, format: Float8DType, exponent: BlockExponen
   }
 }
 
-/** Code of a block's scale: exponent + 127, and 0xFF for NaN. Source: OCP MX 1.0, section 5.4. */
+/**
+ * Code of a block's scale, as `blockScale` gives it: exponent + 127, and 0xFF for NaN. Source: OCP MX 1.0, section 5.4.
+ *
+ * @example
+ * encodeE8M0(0.5); // 126
+ */
 export const encodeE8M0 = (scale: number): number => (Number.isNaN(scale) ? 0xff : binadeOf(scale) + 127);
-/** The scale of a code. */
+/** The scale of a code from 0 to 255. */
 export const decodeE8M0 = (code: number): number => (code === 0xff ? Number.NaN : 2 ** (code - 127));
 
 /**
@@ -127,11 +137,21 @@ export function quantize(value: number, scale: number, format: Float8DType): num
   return decode(encode(Math.fround(value * scale), format, { saturate: true }), format);
 }
 
-/** Float32 values as 8 bits under one scale hold them: quantised, and divided by the scale again. */
+/**
+ * Float32 values as 8 bits under one scale hold them: quantised, and divided by the scale again.
+ *
+ * @example
+ * quantizeByTensor(Float32Array.of(1.1, 1e9), 1, "float8_e4m3fn"); // [1.125, 448]
+ */
 export const quantizeByTensor = (values: Float32Array, scale: number, format: Float8DType): Float32Array =>
   values.map((value) => quantize(value, scale, format) * Math.fround(1 / scale));
 
-/** A row of float32 values as blocks hold it, and the code of each block's scale; the last block may be shorter than 32. */
+/**
+ * A row of float32 values as blocks hold it, and the code of each block's scale; the last block may be shorter than 32.
+ *
+ * @example
+ * quantizeByBlock(Float32Array.of(448, 1000), "float8_e4m3fn", "rceil"); // values [448, 1024], codes [129]
+ */
 export function quantizeByBlock(
   row: Float32Array,
   format: Float8DType,

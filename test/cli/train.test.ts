@@ -49,7 +49,7 @@ describe("train", () => {
     expect(lines.slice(0, lines.indexOf("sample") + 1).join("\n")).toMatchInlineSnapshot(`
       "data        fox.txt, 2000 bytes
       sha256      64b406aa9a534d507d356b6847e7b674878f92cf61d08a41871942be4358c0f9
-      model       gpt, 11.6k parameters: vocabulary 256, layers 1, heads 2, width 16, context 8, dropout 0
+      model       gpt, 11.6k parameters: vocabulary 256, layers 1, heads 2, width 16, context 8, dropout 0, fp8 off
       precision   bf16-mixed on <device>
       run         6 steps of 2 x 8 tokens, seed 0
       output      <folder>/run
@@ -91,7 +91,7 @@ describe("train", () => {
       seed: 0,
       batch: 2,
       context: 8,
-      model: { layers: 1, heads: 2, width: 16, context: 8, dropout: 0, vocabulary: 256 },
+      model: { layers: 1, heads: 2, width: 16, context: 8, dropout: 0, fp8: "off", vocabulary: 256 },
       data: { name: "fox.txt", byteLength: 2000, sha256: SHA256 },
     });
     expect(events.filter(({ type }) => type === "step").map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);
@@ -132,11 +132,12 @@ describe("train", () => {
 
   it("resumes with the settings, the text and the preset of the run", async () => {
     const stop = AbortSignal.abort();
-    const first = await inProcess(train("--steps", "4", "--dropout", "0.1", "--seed", "5", "--json"), { signal: stop });
+    const settings = ["--steps", "4", "--dropout", "0.1", "--fp8", "delayed", "--seed", "5"];
+    const first = await inProcess(train(...settings, "--json"), { signal: stop });
     expect(first.status).toBe(130);
     const second = await inProcess(["train", "--device", DEVICE, "--resume", "--out", at("run"), "--sample", "0"]);
     expect(second).toMatchObject({ status: 0, stderr: "" });
-    const whole = await inProcess(train("--steps", "4", "--dropout", "0.1", "--seed", "5", "--out", at("whole")));
+    const whole = await inProcess(train(...settings, "--out", at("whole")));
     expect(whole.status).toBe(0);
     const bytes = (name: string): string => readFileSync(at(`${name}/${CHECKPOINT_FILE}`)).toString("base64");
     expect(bytes("run")).toBe(bytes("whole"));

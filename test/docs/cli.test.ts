@@ -20,13 +20,13 @@ async function printed(...args: readonly string[]): Promise<string> {
 
 /** The long flags that a help page lists, with and without those of every command. */
 const flagsOf = (help: string): readonly string[] => {
-  const flags = [...help.matchAll(/^ {2}(?:-\w, )?(--[a-z-]+)/gm)].map((match) => match[1] ?? "");
+  const flags = [...help.matchAll(/^ {2}(?:-\w, )?(--[a-z0-9-]+)/gm)].map((match) => match[1] ?? "");
   return [...new Set(flags)];
 };
 
 const GLOBAL = ["--version", "--trace", "--no-color", "--help"];
 const documentedFlags = (title: string): readonly string[] =>
-  tableRows(section(PAGE, title)).flatMap(([cell = ""]) => cell.match(/--[a-z-]+/g) ?? []);
+  tableRows(section(PAGE, title)).flatMap(([cell = ""]) => cell.match(/--[a-z0-9-]+/g) ?? []);
 
 describe("docs/cli.md", () => {
   it.each([
@@ -69,7 +69,7 @@ describe("docs/cli.md", () => {
     for (const [option = "", range = ""] of tableRows(section(PAGE, "`binade train`"))) {
       const [, low, high] = /^(\d+) … (\d+)(?: |$)/.exec(range) ?? [];
       if (low === undefined) continue;
-      const [flag = ""] = option.match(/--[a-z-]+/) ?? [];
+      const [flag = ""] = option.match(/--[a-z0-9-]+/) ?? [];
       const text = help.slice(help.indexOf(` ${flag} <`)).split(" --")[1];
       expect(text, flag).toContain(`from ${low} to ${high} (`);
     }

@@ -2,7 +2,9 @@
 import { totalmem } from "node:os";
 import { ByteBatches, EvaluationBatches, split } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
+import { fp8 } from "../../nn/fp8.ts";
 import { GPT } from "../../nn/gpt.ts";
+import type { Fp8Scaling } from "../../precision/fp8-recipe.ts";
 import { evaluationBatchCount } from "../../train/cadence.ts";
 import { type Corpus, readBytes } from "../../train/corpus.ts";
 import { findDefaultCorpus } from "../../train/default-corpus.ts";
@@ -11,7 +13,7 @@ import { languageTask } from "../../train/language.ts";
 import { PRESETS } from "../../train/presets.ts";
 import { computeDType } from "../../train/session.ts";
 import { formatBytes, printable } from "../format.ts";
-import { integer, numberFrom } from "../options.ts";
+import { integer, numberFrom, oneOf } from "../options.ts";
 import {
   COMMON_DEFAULTS,
   COMMON_ROWS,
@@ -28,8 +30,11 @@ export interface GptSettings extends CommonSettings {
   readonly width: number;
   readonly context: number;
   readonly dropout: number;
+  readonly fp8: (typeof FP8)[number];
 }
 
+/** Kinds of scaling into 8 bits, with the defaults of a recipe. */
+const FP8 = ["off", "current", "delayed", "block"] as const satisfies readonly ("off" | Fp8Scaling["kind"])[];
 const VOCABULARY = 256;
 /** Bytes of held-out text that the sample continues. */
 const PROMPT_BYTES = 32;
@@ -39,6 +44,7 @@ const BYTES_PER_PARAMETER = 16;
 const presetOf = (name: keyof typeof PRESETS): GptSettings => ({
   ...COMMON_DEFAULTS,
   dropout: 0,
+  fp8: "off",
   ...PRESETS[name],
 });
 
@@ -53,6 +59,7 @@ export const gpt: ModelKind<GptSettings> = {
     width: row("--width", "n", integer(1, 65536), "features per token"),
     context: row("--context", "n", integer(1, 65536), "tokens (bytes) that the model sees at once"),
     dropout: row("--dropout", "p", numberFrom(0, 0.99), "share of activations dropped while training"),
+    fp8: row("--fp8", "scaling", oneOf(FP8), "accuracy study, at no speed: blocks multiply what 8 bits hold"),
   },
   presets: { s: presetOf("s"), m: presetOf("m") },
   ownFlags: ["--sample"],
@@ -88,11 +95,12 @@ async function readCorpus(paths: readonly string[] | null, context: number): Pro
 }
 
 async function prepare({ settings, paths, sample }: RunRequest<GptSettings>): Promise<PreparedRun> {
-  const { batch, precision, steps, seed, layers, heads, width, context, dropout } = settings;
+  const { batch, precision, steps, seed, layers, heads, width, context, dropout, fp8: scaling } = settings;
   const dimensions = { layers, heads, width, context, dropout };
   const corpus = await readCorpus(paths, context);
   const { training, heldOut } = split(corpus.bytes, { context });
   const model = new GPT({ vocabulary: VOCABULARY, ...dimensions, seed });
+  if (scaling !== "off") fp8(model, { scaling }, { except: "head" });
   const data = {
     name: corpus.name,
     byteLength: corpus.bytes.length,
@@ -105,7 +113,7 @@ async function prepare({ settings, paths, sample }: RunRequest<GptSettings>): Pr
     return printable(new TextDecoder().decode(await generate(model, heldOut.subarray(0, PROMPT_BYTES), options)), true);
   };
   return {
-    task: languageTask({ model, data, settings: { kind: "gpt", vocabulary: VOCABULARY, ...dimensions } }),
+    task: languageTask({ model, data, settings: { kind: "gpt", vocabulary: VOCABULARY, ...dimensions, fp8: scaling } }),
     skipped: corpus.skipped,
     finale: sample > 0 ? { note: `writing ${sample} bytes of text`, write } : null,
   };
