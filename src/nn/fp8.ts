@@ -9,6 +9,7 @@ import {
 } from "../precision/fp8-recipe.ts";
 import { requireKnownKeys } from "../precision/options.ts";
 import { modulePattern } from "../precision/rules.ts";
+import type { Device } from "../tensor/device.ts";
 import { assignFollowing } from "../tensor/following.ts";
 import { nextDelayedTensors } from "../tensor/fp8.ts";
 import { Fp8Linear } from "../tensor/fp8-product.ts";
@@ -21,22 +22,20 @@ import { Module } from "./module.ts";
  * What delayed scaling remembers of one operand: `scale`, a scalar, and `amaxHistory`, whose slot 0 is the coming step's. Both
  * are float32 buffers, saved with the parameters.
  */
-class AmaxHistory extends Module {
+export class AmaxHistory extends Module {
   readonly scale: Variable;
   readonly amaxHistory: Variable;
 
-  constructor({ historyLength }: DelayedScaling) {
+  constructor({ historyLength }: DelayedScaling, device: Device) {
     super();
-    this.scale = this.buffer(new Variable("scale", [], "float32", Float32Array.of(1)));
-    this.amaxHistory = this.buffer(
-      new Variable("amaxHistory", [historyLength], "float32", new Float32Array(historyLength)),
-    );
+    this.scale = this.buffer(new Variable("scale", [], "float32", Float32Array.of(1), device));
+    this.amaxHistory = this.buffer(new Variable("amaxHistory", [historyLength], "float32", undefined, device));
   }
 }
 
 type Histories = { readonly [R in Fp8Role]: AmaxHistory };
 
-/** The recipe of one linear layer, and its state. */
+/** The recipe of one linear layer, and its state; made by `fp8`. */
 export class Fp8 extends Module {
   readonly recipe: Fp8Recipe;
   /** Delayed scaling only. */
@@ -46,10 +45,10 @@ export class Fp8 extends Module {
   readonly #training: Fp8Linear;
   readonly #evaluating: Fp8Linear;
 
-  constructor(recipe: Fp8Recipe) {
+  constructor(recipe: Fp8Recipe, device: Device) {
     super();
     const { scaling } = recipe;
-    const history = (): AmaxHistory | null => (scaling.kind === "delayed" ? new AmaxHistory(scaling) : null);
+    const history = (): AmaxHistory | null => (scaling.kind === "delayed" ? new AmaxHistory(scaling, device) : null);
     this.recipe = recipe;
     this.input = history();
     this.weight = history();
@@ -100,9 +99,9 @@ export interface Fp8Options {
 
 /**
  * Has linear layers multiply what 8-bit formats hold of their operands: a study of what training in 8 bits would do to
- * accuracy, on every device with the same bits, and not faster than float32. Everything else, sums and weight gradients
- * included, stays as it is; autocast goes on for other ops, and gives the dtype of the layers' results. State of delayed
- * scaling starts anew, in buffers named "….fp8.input.scale" and so on.
+ * accuracy, and not faster than float32. Scales and casts have the same bits on every device; sums and weight gradients are float32.
+ * Convolutions, attention's own products, recurrent cells and embeddings stay as they are; autocast goes on for them, and gives the
+ * dtype of the layers' results. State of delayed scaling starts anew, in buffers named "….fp8.input.scale" and so on.
  *
  * @param recipe as `fp8Recipe` takes it; null: back to products without 8 bits.
  * @returns the model.
@@ -118,10 +117,15 @@ export function fp8<M extends Module>(model: M, recipe: Fp8RecipeOptions | null,
   const isChosen = matcherOf("modules", options.modules ?? "**", layers);
   const isExcepted = matcherOf("except", options.except ?? [], layers);
   for (const [path, layer] of layers) {
-    if (isChosen(path) && !isExcepted(path)) layer.fp8 = ready === null ? null : new Fp8(ready);
+    if (isChosen(path) && !isExcepted(path)) layer.fp8 = ready === null ? null : made(ready, layer);
   }
   model.namedBuffers();
   return model;
+}
+
+function made(recipe: Fp8Recipe, { weight, training }: Linear): Fp8 {
+  const fp8 = new Fp8(recipe, weight.device);
+  return training ? fp8.train() : fp8.evaluate();
 }
 
 /** A path that matches no layer is a mistake that would go unnoticed: the layer would keep its precision without a word. */
@@ -142,8 +146,11 @@ function matcherOf(
   if (unmet !== undefined) {
     throw new BinadeError(
       "option.invalid",
-      `fp8: ${key}: no linear layer is at ${JSON.stringify(unmet.text)}; expected one of ${layers.map(([path]) => path).join(", ")}`,
+      `fp8: ${key}: no linear layer is at ${JSON.stringify(unmet.text)}; ${layersText(layers.map(([path]) => path))}`,
     );
   }
   return (path) => patterns.some(({ pattern }) => pattern.test(path));
 }
+
+const layersText = (paths: readonly string[]): string =>
+  paths.length === 0 ? "the model has none" : `expected one of ${paths.map((path) => JSON.stringify(path)).join(", ")}`;

@@ -14,7 +14,7 @@ export {
   ConvTranspose2d,
   type TransposedConvolutionLayerOptions,
 } from "./convolution.ts";
-export { Fp8, type Fp8Options, fp8 } from "./fp8.ts";
+export { AmaxHistory, Fp8, type Fp8Options, fp8 } from "./fp8.ts";
 export { type AttentionModuleOptions, CausalSelfAttention, GPT, type GPTOptions } from "./gpt.ts";
 export {
   type Initializer,

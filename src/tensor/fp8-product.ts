@@ -4,14 +4,13 @@ import { build, type Node } from "../ir/graph.ts";
 import type { CompositeRow, OpOf } from "../ops/define.ts";
 import { inFunction } from "../precision/autocast.ts";
 import type { Fp8Recipe, Fp8Role } from "../precision/fp8-recipe.ts";
-import { registerOpName } from "../precision/rules.ts";
 import { customRow } from "./custom.ts";
 import { amax, currentScaleOf, quantizeBlocks, quantizeTensor } from "./fp8.ts";
 import { linearOperands, withBias } from "./functions.ts";
 import { Tensor } from "./tensor.ts";
 
+/** Not known to rules: they reach the map as `linear`, whose operands it has cast. */
 const NAME = "fp8Linear";
-registerOpName(NAME);
 
 /** Scales of the coming casts: float32 scalars, which delayed scaling knows before it sees the tensors. */
 export type Fp8Scales = { readonly [R in Fp8Role]: Tensor };

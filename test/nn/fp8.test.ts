@@ -127,12 +127,12 @@ describe.each(DEVICES)("on %s", (device) => {
     const scales: number[] = [];
     for (const size of [1000, 1000, 10, 10, 10]) {
       await step(tensor(new Float32Array(8).fill(size), { shape: [2, 4] }));
-      scales.push(await (state.input as { scale: Variable }).scale.read().item());
+      scales.push(await (state.input as nn.AmaxHistory).scale.read().item());
     }
     // The scale after each step: the greater of two amaxes is 1000 for one step longer than it is seen.
     expect(scales).toEqual([1000, 1000, 1000, 10, 10].map((a) => Math.fround(448 / a)));
-    expect(await (state.gradient as { scale: Variable }).scale.read().item()).toBe(57344);
-    const history = (state.gradient as { amaxHistory: Variable }).amaxHistory;
+    expect(await (state.gradient as nn.AmaxHistory).scale.read().item()).toBe(57344);
+    const history = (state.gradient as nn.AmaxHistory).amaxHistory;
     expect([...(await history.read().data())]).toEqual([0, 1]);
   });
 
@@ -176,6 +176,28 @@ describe.each(DEVICES)("on %s", (device) => {
     expect(await bytesOf([...layer.parameters(), ...layer.buffers()])).toEqual(before);
     await step(tensor([[1, 2, 3]]));
     expect(await bytesOf(layer.buffers())).not.toEqual(before.slice(2));
+  });
+
+  it("a skipped step of several micro-steps takes back the amaxes of all", async () => {
+    const layer = nn.fp8(new nn.Linear(3, 2, { seed: 1 }), { scaling: { kind: "delayed", historyLength: 4 } });
+    const optimizer = new optim.SGD(layer, { lr: 0.1 });
+    const scaler = new GradScaler();
+    const sums = new optim.GradientAccumulator(layer, { scaler });
+    const add = compile((x: Tensor) => sums.add(gradients(scaler.scale(layer.forward(x).sum()), layer)));
+    const apply = compile(() => {
+      scaler.step(optimizer, scaler.unscale(sums.take()));
+      scaler.update();
+    });
+    const before = await bytesOf(layer.buffers());
+    for (const [last, moves] of [
+      [Infinity, false],
+      [1, true],
+    ] as const) {
+      await add(tensor([[1, 2, 3]]));
+      await add(tensor([[1, last, 3]]));
+      await apply();
+      expect((await bytesOf(layer.buffers())).join() !== before.join()).toBe(moves);
+    }
   });
 
   it("evaluation, and a layer that does not run, leave the state as it is", async () => {
@@ -296,11 +318,16 @@ describe("layers by path", () => {
   it.each([
     [{ modules: "block.**" }, ["fp8: modules", '"block.**"', "blocks.0.attention.qkv"]],
     [{ except: ["head", "tokenEmbedding"] }, ["fp8: except", '"tokenEmbedding"']],
+    [{ modules: "blocks.*.norm1" }, ["fp8: modules", '"head"']],
     [{ modules: 3 as unknown as string }, ["fp8: modules", "3"]],
   ])("refuse %j", (options, parts) => {
     const gpt = model();
     expectRefusal(() => nn.fp8(gpt, {}, options), "option.invalid", parts);
     expect(marked(gpt)).toEqual([]);
+  });
+
+  it("refuse a model without them", () => {
+    expectRefusal(() => nn.fp8(new nn.GELU(), {}), "option.invalid", ["fp8: modules", "the model has none"]);
   });
 
   it.each([
