@@ -182,7 +182,7 @@ describe.each(DEVICES)("on %s", (device) => {
     const layer = nn.fp8(new nn.Linear(3, 2, { seed: 1 }), { scaling: { kind: "delayed", historyLength: 4 } });
     const optimizer = new optim.SGD(layer, { lr: 0.1 });
     const scaler = new GradScaler();
-    const sums = new optim.GradientAccumulator(layer, { scaler });
+    const sums = new optim.GradientAccumulator<"scaled">(layer, { scaler });
     const add = compile((x: Tensor) => sums.add(gradients(scaler.scale(layer.forward(x).sum()), layer)));
     const apply = compile(() => {
       scaler.step(optimizer, scaler.unscale(sums.take()));
