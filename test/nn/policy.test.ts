@@ -6,12 +6,16 @@ import {
   crossEntropy,
   explain,
   explainDType,
+  GradScaler,
   gradients,
+  mapGradients,
   nn,
   optim,
+  parsePolicy,
   type Tensor,
   tensor,
   useDevice,
+  type Variable,
   zeros,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
@@ -174,6 +178,54 @@ it("super.forward applies no policy twice", () => {
   const layer = new Twice(3, 3).withPolicy("mixed_float16");
   const casts = explain(layer.forward(input())).filter(({ reason }) => reason?.autocast === "policy");
   expect(casts.map(({ to }) => to)).toEqual(["float16"]);
+});
+
+describe.each(DEVICES)("a run under a policy on %s", (device) => {
+  beforeAll(() => {
+    useDevice(device);
+  });
+
+  const POLICIES = [
+    "fp32",
+    "bf16-mixed",
+    "mixed_bfloat16",
+    "mixed_float16",
+    "p=bf16,c=bf16,o=f32",
+    "p=f16,c=f16,o=f32",
+  ];
+
+  it.each(POLICIES)("%s is resumed to the same bits", async (policy) => {
+    const make = () => {
+      const model = new nn.Sequential(
+        new nn.Linear(3, 8, { seed: 1 }),
+        new nn.GELU(),
+        new nn.Linear(8, 2, { seed: 2 }),
+      );
+      model.to(parsePolicy(policy).parameter).withPolicy(policy, { rules: [{ op: "gelu", autocast: "wide" }] });
+      const optimizer = new optim.AdamW(model, { lr: 0.01 });
+      const scaler = new GradScaler({ initialScale: 2 ** 12, growthInterval: 2 });
+      const step = compile((x: Tensor) => {
+        const loss = model.forward(x).cast("float32").square().mean();
+        const scaled = mapGradients(gradients(scaler.scale(loss), model), (gradient) => gradient.cast("float32"));
+        scaler.step(optimizer, scaled);
+        scaler.update();
+        return loss;
+      });
+      const state = (): ReadonlyMap<string, Variable> =>
+        new Map([...model.namedParameters(), ...optimizer.namedState(), ...scaler.namedState()]);
+      return { step, state };
+    };
+    const bytesOf = async (state: ReadonlyMap<string, Variable>) =>
+      new Map(await Promise.all([...state].map(async ([name, variable]) => [name, await variable.bytes()] as const)));
+    const whole = make();
+    for (let i = 0; i < 3; i++) await whole.step(input());
+    const saved = await bytesOf(whole.state());
+    const resumed = make();
+    for (const [name, variable] of resumed.state()) await variable.load(saved.get(name) as Uint8Array);
+    for (let i = 0; i < 3; i++)
+      expect(await (await resumed.step(input())).item()).toBe(await (await whole.step(input())).item());
+    expect(await bytesOf(resumed.state())).toEqual(await bytesOf(whole.state()));
+  });
 });
 
 describe.each(DEVICES)("parameters of 16 bits on %s", (device) => {
