@@ -4,6 +4,8 @@ import type {
   CheckpointedEvent,
   DoneEvent,
   EvaluatedEvent,
+  MeteredEvent,
+  MeteredGradient,
   SkippedEvent,
   StartedEvent,
   StepEvent,
@@ -110,6 +112,9 @@ export class ProgressRenderer implements Renderer {
         break;
       case "skipped":
         this.#skipped(event);
+        break;
+      case "metered":
+        this.#print([meterLine(event)]);
         break;
       case "evaluated":
         this.#print([milestoneLine(event)]);
@@ -256,6 +261,22 @@ function milestoneLine(event: EvaluatedEvent | CheckpointedEvent): string {
   return event.type === "evaluated"
     ? `step ${event.step}: held-out loss ${heldOutText(event)}`
     : `step ${event.step}: checkpoint ${checkpointText(event)}`;
+}
+
+/** What float16 would lose of all gradients, and the parameter that loses most; updates that bfloat16 would lose. */
+function meterLine({ step, gradients }: MeteredEvent): string {
+  const mean = (share: (gradient: MeteredGradient) => number): number =>
+    gradients.reduce((sum, gradient) => sum + gradient.size * share(gradient), 0) /
+    gradients.reduce((sum, { size }) => sum + size, 0);
+  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+  const tiny = mean(({ belowSubnormalShare }) => belowSubnormalShare);
+  const worst = gradients.reduce((a, b) => (b.belowSubnormalShare > a.belowSubnormalShare ? b : a));
+  const most = tiny > 0 ? ` (most in ${printable(worst.name)}: ${percent(worst.belowSubnormalShare)})` : "";
+  const huge = mean(({ aboveLargestShare, nonFiniteShare }) => aboveLargestShare + nonFiniteShare);
+  const lost = gradients.some(({ lostUpdateShare }) => lostUpdateShare !== undefined)
+    ? `; updates lost to a bfloat16 weight: ${percent(mean(({ lostUpdateShare = 0 }) => lostUpdateShare))}`
+    : "";
+  return `step ${step}: gradients below 2^-24: ${percent(tiny)}${most}, above 65504: ${percent(huge)}${lost}`;
 }
 
 /** A held-out loss and what goes with it, or nothing. */

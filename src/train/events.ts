@@ -94,6 +94,33 @@ export type EvaluatedEvent = {
   readonly elapsedMs: number;
 };
 
+/** Where the gradients of a step lay in float16's range, and how many updates 16 bits would lose; only if it was asked for. */
+export type MeteredEvent = {
+  readonly type: "metered";
+  /** Attempted steps so far, this one included. */
+  readonly step: number;
+  /** One entry per parameter, of its gradient as it is scaled. */
+  readonly gradients: readonly MeteredGradient[];
+  /** Milliseconds since the run started. */
+  readonly elapsedMs: number;
+};
+
+/** Shares are of all elements, from 0 to 1. */
+export interface MeteredGradient {
+  readonly name: string;
+  readonly size: number;
+  readonly zeroShare: number;
+  /** Not 0 and below 2⁻²⁴. */
+  readonly belowSubnormalShare: number;
+  /** Not 0 and below 2⁻¹⁴. */
+  readonly belowNormalShare: number;
+  /** Above 65504. */
+  readonly aboveLargestShare: number;
+  readonly nonFiniteShare: number;
+  /** Share of the updates that a bfloat16 weight would lose, of a float32 parameter. */
+  readonly lostUpdateShare?: number;
+}
+
 /** A checkpoint is complete on the disk. */
 export type CheckpointedEvent = {
   readonly type: "checkpointed";
@@ -160,6 +187,7 @@ export type TrainEvent =
   | StartedEvent
   | StepEvent
   | SkippedEvent
+  | MeteredEvent
   | EvaluatedEvent
   | CheckpointedEvent
   | WarningEvent
@@ -170,6 +198,7 @@ export const EVENT_TYPES = [
   "started",
   "step",
   "skipped",
+  "metered",
   "evaluated",
   "checkpointed",
   "warning",

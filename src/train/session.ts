@@ -5,6 +5,14 @@ import { BinadeError } from "../errors.ts";
 import type { HalfDType } from "../formats/table.ts";
 import { clipByGlobalNorm, globalNorm } from "../optim/clip.ts";
 import { GradScaler } from "../optim/gradScaler.ts";
+import {
+  type Meters,
+  meterUpdates,
+  meterValues,
+  readMeters,
+  readUpdateMeters,
+  type UpdateMeters,
+} from "../optim/meters.ts";
 import { outcomeTensors, type ReadOutcome, readOutcome } from "../optim/outcome.ts";
 import type { GradScalerOptions } from "../optim/scaleSource.ts";
 import { warmupCosine } from "../optim/schedule.ts";
@@ -15,10 +23,11 @@ import { requireInteger } from "../precision/options.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
 import { tensor, zeros } from "../tensor/create.ts";
 import type { Device } from "../tensor/device.ts";
-import { gradients, mapGradients } from "../tensor/gradients.ts";
+import { type Grads, gradients, mapGradients } from "../tensor/gradients.ts";
 import { memoryError } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
+import type { MeteredGradient } from "./events.ts";
 import { PRECISIONS, type Precision } from "./presets.ts";
 import type { HostBatch, HostTensor, Scores, Task, TaskOptimizer } from "./task.ts";
 
@@ -70,6 +79,8 @@ export interface StepResult {
   readonly learningRate: number;
   readonly gradientNorm: number;
   readonly outcome: ReadOutcome;
+  /** Null unless the step was metered. */
+  readonly gradients: readonly MeteredGradient[] | null;
 }
 
 const COMPUTE: Readonly<Record<Precision, HalfDType | false>> = {
@@ -106,6 +117,8 @@ export class Session {
   readonly #optimizer: TaskOptimizer;
   readonly #scaler: GradScaler;
   readonly #step: Compiled<[Tensor, Tensor], ReturnType<Session["record"]>>;
+  /** The step with meters; recorded when it is first asked for. */
+  readonly #meteredStep: Compiled<[Tensor, Tensor], ReturnType<Session["record"]>>;
   readonly #evaluate: Compiled<[Tensor, Tensor], readonly Tensor[]>;
 
   constructor(task: Task, options: Hyperparameters) {
@@ -141,17 +154,16 @@ export class Session {
     this.#optimizer = task.optimizer({ lr, weightDecay, masterWeights, stateDType, seed });
     this.#scaler = new GradScaler({ ...lossScale, enabled: precision === "fp16-mixed" });
     const dtype = computeDType(precision);
-    this.#step = compile(
-      (inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype),
-      memoryBudget === undefined ? {} : { memoryBudget },
-    );
+    const budget = memoryBudget === undefined ? {} : { memoryBudget };
+    this.#step = compile((inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype, false), budget);
+    this.#meteredStep = compile((inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype, true), budget);
     this.#evaluate = compile((inputs: Tensor, targets: Tensor) =>
       autocast(dtype, () => evaluation?.record(inputs, targets) ?? []),
     );
   }
 
-  /** One training step as a graph. */
-  record(inputs: Tensor, targets: Tensor, dtype: HalfDType | false) {
+  /** One training step as a graph; meters change none of its bits. */
+  record(inputs: Tensor, targets: Tensor, dtype: HalfDType | false, isMetered: boolean) {
     const { model } = this.#task;
     const { clipNorm, skipNormAbove } = this.settings;
     const loss = autocast(dtype, () => this.#task.loss(inputs, targets));
@@ -160,13 +172,22 @@ export class Session {
     const grads = this.#scaler.unscale(scaled, this.#optimizer);
     const learningRate = this.#optimizer.learningRate();
     const clipped = clipNorm === null ? grads : clipByGlobalNorm(grads, clipNorm);
+    const meters = isMetered ? this.#meters(scaled, clipped) : null;
     // Clipping scales finite gradients by at most 1: nothing new to check.
     const outcome = this.#scaler.step(this.#optimizer, clipped, {
       checkGradients: false,
       ...(skipNormAbove === undefined ? {} : { skipNormAbove }),
     });
     this.#scaler.update();
-    return { loss, learningRate, gradientNorm: globalNorm(grads), outcome };
+    return { loss, learningRate, gradientNorm: globalNorm(grads), outcome, meters };
+  }
+
+  #meters(scaled: Grads<"scaled">, grads: Grads<"true">) {
+    const isWide = this.#task.model.parameters().some(({ dtype }) => dtype === "float32");
+    return {
+      gradients: meterValues(scaled),
+      updates: isWide ? meterUpdates(this.#optimizer, grads, "bfloat16") : null,
+    };
   }
 
   /** Everything that a checkpoint holds, by name. */
@@ -215,20 +236,29 @@ export class Session {
     ];
   }
 
-  /** @param meanwhile runs on this thread while the step runs on the device's. */
-  async step(batch: HostBatch, meanwhile: () => void = () => undefined): Promise<StepResult> {
+  /**
+   * @param meanwhile runs on this thread while the step runs on the device's
+   * @param isMetered whether the result says where gradients lie in float16's range
+   */
+  async step(batch: HostBatch, meanwhile: () => void = () => undefined, isMetered = false): Promise<StepResult> {
     const inputs = this.#tensors(batch);
-    const running = this.#step(...inputs);
+    const running = (isMetered ? this.#meteredStep : this.#step)(...inputs);
     // The call is handed to the device in a microtask; work for this thread comes after.
-    const [{ loss, learningRate, gradientNorm, outcome }] = await Promise.all([running, nextTurn().then(meanwhile)]);
+    const [{ loss, learningRate, gradientNorm, outcome, meters }] = await Promise.all([
+      running,
+      nextTurn().then(meanwhile),
+    ]);
     const result = {
       loss: await loss.item(),
       learningRate: await learningRate.item(),
       gradientNorm: await gradientNorm.item(),
       outcome: await readOutcome(outcome),
+      gradients: meters === null ? null : await readGradients(meters),
     };
     // Not left to the collector: it sees small objects, not the memory behind them.
-    for (const used of [...inputs, loss, learningRate, gradientNorm, ...outcomeTensors(outcome)]) used.dispose();
+    const metered = meters === null ? [] : [meters.gradients.counts, meters.updates?.changed, meters.updates?.lost];
+    for (const used of [...inputs, loss, learningRate, gradientNorm, ...outcomeTensors(outcome), ...metered])
+      used?.dispose();
     return result;
   }
 
@@ -254,4 +284,18 @@ export class Session {
       if (wasTraining) model.train();
     }
   }
+}
+
+/** Gradients and lost updates by parameter. */
+async function readGradients(meters: {
+  readonly gradients: Meters;
+  readonly updates: UpdateMeters | null;
+}): Promise<readonly MeteredGradient[]> {
+  const readings = await readMeters(meters.gradients);
+  const updates = meters.updates === null ? [] : await readUpdateMeters(meters.updates);
+  const lost = new Map(updates.map(({ name, lostShare }) => [name, lostShare]));
+  return readings.map(({ histogram: _, ...shares }) => {
+    const lostUpdateShare = lost.get(shares.name);
+    return lostUpdateShare === undefined ? shares : { ...shares, lostUpdateShare };
+  });
 }

@@ -31,6 +31,8 @@ export interface TrainOptions extends Hyperparameters {
   readonly resume?: boolean;
   /** Steps between evaluations. Default: a tenth of the run, or more where evaluating would take over a tenth of its time. */
   readonly evaluateEvery?: number;
+  /** Steps between `metered` events, which say where gradients lie in float16's range. Default: none are sent. */
+  readonly meterEvery?: number;
   /**
    * Steps between checkpoints. Default: a tenth of the run, but at least 10 seconds and at most 5 minutes. There is always
    * one at the beginning and one at the end.
@@ -93,6 +95,7 @@ class Run {
     this.#session = new Session(task, options);
     if (evaluateEvery !== undefined) requireInteger("train: evaluateEvery", evaluateEvery, 1);
     if (checkpointEvery !== undefined) requireInteger("train: checkpointEvery", checkpointEvery, 1);
+    if (options.meterEvery !== undefined) requireInteger("train: meterEvery", options.meterEvery, 1);
     this.#evaluateEvery = evaluateEvery ?? evaluationInterval(steps, task.evaluation?.trainingBatches ?? 0);
     this.#clock = new CheckpointClock({ steps, every: checkpointEvery, now }, 0);
     this.#health = new Health(precision);
@@ -223,12 +226,14 @@ class Run {
     const { retries = 0 } = this.#options;
     const batch = this.#batch(this.#step);
     const beganMs = this.#now();
-    let result = await this.#session.step(batch, () => this.#prepare(this.#step + 1));
+    const { meterEvery } = this.#options;
+    const isMetered = meterEvery !== undefined && (this.#step + 1) % meterEvery === 0;
+    let result = await this.#session.step(batch, () => this.#prepare(this.#step + 1), isMetered);
     this.#step++;
     for (let tried = 0; tried < retries && isCurable(result.outcome); tried++) {
       yield this.#skippedEvent(result.outcome, true);
       yield* this.#health.observe(this.#step, result.outcome);
-      result = await this.#session.step(batch);
+      result = await this.#session.step(batch, undefined, isMetered);
     }
     const stepMs = this.#now() - beganMs;
     const { outcome } = result;
@@ -238,6 +243,9 @@ class Run {
       yield this.#skippedEvent(outcome, false);
     }
     yield this.#stepEvent(result, stepMs);
+    if (result.gradients !== null) {
+      yield { type: "metered", step: this.#step, gradients: result.gradients, elapsedMs: this.#elapsedMs };
+    }
     yield* this.#health.observe(this.#step, outcome);
   }
 

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { formatBytes, formatCount, formatDuration, formatLoss, formatScale, printable } from "../../src/cli/format.ts";
 import { JsonRenderer, ProgressRenderer, usesColor } from "../../src/cli/render.ts";
-import type { SkippedEvent, StartedEvent, StepEvent, TrainEvent } from "../../src/train/events.ts";
+import type { MeteredGradient, SkippedEvent, StartedEvent, StepEvent, TrainEvent } from "../../src/train/events.ts";
 import { decodeEvent } from "../../src/train/jsonl.ts";
 
 /** A terminal that keeps what a person would see, and notes when a line grows wider than it is. */
@@ -100,6 +100,37 @@ const lastLine = (columns: number, events: readonly TrainEvent[]): string =>
     events.map((event, index) => [index * 1000, event] as const),
     new Screen(true, columns),
   ).lines.at(-1) ?? "";
+
+describe("meters", () => {
+  const gradient = (name: string, size: number, fields: Partial<MeteredGradient> = {}): MeteredGradient => ({
+    name,
+    size,
+    zeroShare: 0,
+    belowSubnormalShare: 0,
+    belowNormalShare: 0,
+    aboveLargestShare: 0,
+    nonFiniteShare: 0,
+    ...fields,
+  });
+
+  it("name the parameter that loses most, and weigh shares by size", () => {
+    const gradients = [
+      gradient("a", 30, { belowSubnormalShare: 0.1, lostUpdateShare: 0.5 }),
+      gradient("b", 10, {
+        belowSubnormalShare: 0.5,
+        aboveLargestShare: 0.04,
+        nonFiniteShare: 0.04,
+        lostUpdateShare: 0.1,
+      }),
+    ];
+    const lineOf = (of: readonly MeteredGradient[]): string | undefined =>
+      show([[0, { type: "metered", step: 3, gradients: of, elapsedMs: 1 }]], new Screen(true, 200)).lines[0];
+    expect(lineOf(gradients)).toBe(
+      "step 3: gradients below 2^-24: 20.0 % (most in b: 50.0 %), above 65504: 2.0 %; updates lost to a bfloat16 weight: 40.0 %",
+    );
+    expect(lineOf([gradient("a", 2)])).toBe("step 3: gradients below 2^-24: 0.0 %, above 65504: 0.0 %");
+  });
+});
 
 describe("ProgressRenderer on a terminal", () => {
   it.each([

@@ -62,6 +62,23 @@ const EVENTS: readonly TrainEvent[] = [
     lossScaleBefore: 2,
     lossScaleAfter: 1,
   },
+  {
+    type: "metered",
+    step: 4,
+    gradients: [
+      {
+        name: "NaN",
+        size: 8,
+        zeroShare: 0,
+        belowSubnormalShare: 0.25,
+        belowNormalShare: 0.5,
+        aboveLargestShare: 0,
+        nonFiniteShare: 0.125,
+        lostUpdateShare: 1,
+      },
+    ],
+    elapsedMs: 4,
+  },
   { type: "evaluated", step: 4, heldOutLoss: Number.NaN, bitsPerByte: Number.NaN, elapsedMs: 5 },
   { type: "checkpointed", step: 5, path: "a\n\u2028b", byteLength: 3, elapsedMs: 6 },
   { type: "warning", step: 6, code: "Infinity", message: "Infinity" },

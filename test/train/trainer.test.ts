@@ -99,6 +99,26 @@ describe("precisions", () => {
     for (const loss of losses) expect(Math.abs(loss / fp32 - 1)).toBeLessThan(0.02);
   }, 120_000);
 
+  it.each(PRECISIONS)("are metered in %s without a changed bit", async (precision) => {
+    const [plain, metered] = [temporaryFolder(), temporaryFolder()];
+    const options = { precision, steps: 5 } as const;
+    await eventsOf(tinyRun({ ...options, out: plain }));
+    const events = await eventsOf(tinyRun({ ...options, out: metered, meterEvery: 2 }));
+    const reports = ofType(events, "metered");
+    expect(reports.map(({ step }) => step)).toEqual([2, 4]);
+    const names = [...tinyModel().namedParameters().keys()];
+    for (const { gradients } of reports) {
+      expect(gradients.map(({ name }) => name)).toEqual(names);
+      for (const { zeroShare, lostUpdateShare = Number.NaN } of gradients) {
+        expect(zeroShare).toBeLessThanOrEqual(1);
+        expect(lostUpdateShare).toBeLessThanOrEqual(1);
+      }
+      // At this rate most updates are below half a spacing of bfloat16 somewhere, and not everywhere.
+      expect(gradients.some(({ lostUpdateShare = 0 }) => lostUpdateShare > 0 && lostUpdateShare < 1)).toBe(true);
+    }
+    expect(checkpointOf(metered)).toBe(checkpointOf(plain));
+  });
+
   it("try a batch again at the halved scale, and resume to the same bits", async () => {
     const options = { precision: "fp16-mixed", lossScale: { initialScale: 2 ** 24 }, steps: 3, retries: 30 } as const;
     const [whole, halves] = [temporaryFolder(), temporaryFolder()];
@@ -312,6 +332,7 @@ describe("options", () => {
     [{ steps: 0 }, "value.range"],
     [{ steps: 1.5 }, "value.range"],
     [{ evaluateEvery: 0 }, "value.range"],
+    [{ meterEvery: 0 }, "value.range"],
     [{ checkpointEvery: -1 }, "value.range"],
     [{ learningRate: Number.NaN }, "value.range"],
     [{ weightDecay: -1 }, "value.range"],

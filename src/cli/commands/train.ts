@@ -33,6 +33,7 @@ interface TrainFlags {
   readonly out?: string;
   readonly resume?: true;
   readonly evaluateEvery?: number;
+  readonly meterEvery?: number;
   readonly checkpointEvery?: number;
   readonly sample?: number;
   readonly memoryBudget?: number;
@@ -84,6 +85,14 @@ export function trainCommand(context: CommandContext): Command {
         STEPS,
         "steps between evaluations",
         "a tenth of the run; rarer if it took over a tenth of the time",
+      ),
+    )
+    .addOption(
+      parsedOption(
+        "--meter-every <n>",
+        STEPS,
+        "steps between reports on gradients in float16's range and updates that 16 bits would lose",
+        "none",
       ),
     )
     .addOption(
@@ -194,7 +203,7 @@ function chooseDevice({ device, threads }: TrainFlags): void {
 
 function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: PreparedRun): TrainOptions {
   const { precision, steps, learningRate, seed, masterWeights, stateDType } = settings;
-  const { evaluateEvery, checkpointEvery, memoryBudget } = flags;
+  const { evaluateEvery, meterEvery, checkpointEvery, memoryBudget } = flags;
   return {
     task,
     precision,
@@ -205,6 +214,7 @@ function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: Pr
     stateDType,
     resume: flags.resume === true,
     ...(evaluateEvery === undefined ? {} : { evaluateEvery }),
+    ...(meterEvery === undefined ? {} : { meterEvery }),
     ...(checkpointEvery === undefined ? {} : { checkpointEvery }),
     ...(memoryBudget === undefined ? {} : { memoryBudget }),
   };
