@@ -82,7 +82,8 @@ const STORES_IN_PLACE: ReadonlySet<KernelKind> = new Set(["pointwise", "contract
 
 /**
  * The kernel may store the new value where the old one stands: it reads the old value, if at all, element for element, and not
- * as what a product or sum reads, which is read again after other elements are written.
+ * as what a product or sum reads, which is read again after other elements are written. What a prologue stores is all stored
+ * before the epilogue begins, which then may not read the old value at all.
  */
 function overwritable(group: Group | undefined, variable: Node, value: Node, inline: ReadonlySet<Node>): boolean {
   if (group === undefined || !STORES_IN_PLACE.has(group.kind)) return false;
@@ -94,7 +95,8 @@ function overwritable(group: Group | undefined, variable: Node, value: Node, inl
       return memoryOf(base) !== variable || (isElementwise && linear);
     });
   const feedsCore = [...group.cores, ...group.prologue];
-  return [...group.epilogue].every((n) => spares(n, true)) && feedsCore.every((n) => spares(n, false));
+  const isLate = !group.prologue.has(value);
+  return [...group.epilogue].every((n) => spares(n, isLate)) && feedsCore.every((n) => spares(n, false));
 }
 
 /** Producers before readers; readers of a variable's old value before its writer. */

@@ -3,6 +3,7 @@ import { expect, it } from "vitest";
 import { CpuBackend } from "../../src/backends/cpu/backend.ts";
 import { type Addon, loadAddon } from "../../src/backends/cpu/loader.ts";
 import {
+  batchNorm,
   conv2d,
   crossEntropy,
   Device,
@@ -57,6 +58,8 @@ async function programsOf(addon: Addon): Promise<readonly BigInt64Array[]> {
   const [pixels, filter] = [x(2, 2, 4, 5), x(4, 1, 3, 2)];
   const out = conv2d(pixels, filter, undefined, { stride: [2, 1], padding: 1, groups: 2 });
   const convolved = [out, ...gradientsOf(out.exp().sum(), [pixels, filter])];
+  const planes = x(2, 3, 2, 4);
+  const normalized = batchNorm(planes, x(3), x(3));
   const results = [
     x(4, 6).exp().sum({ axes: 0 }),
     x(4, 6).argMax({ axes: 1 }),
@@ -69,6 +72,9 @@ async function programsOf(addon: Addon): Promise<readonly BigInt64Array[]> {
     ...gradientsOf(table.gather(rows).sum(), [table]),
     attended,
     ...convolved,
+    normalized,
+    ...gradientsOf(normalized.exp().sum(), [planes]),
+    x(3, 4).cast("int16").transpose(),
     ...gradientsOf(attended.sum(), [q]),
     maxPool2d(x(2, 2, 4, 4), { kernelSize: 3, stride: 2, padding: 1 }),
     ...gradientsOf(maxPool2d(picture, { kernelSize: 2 }).sum(), [picture]),
