@@ -1,6 +1,6 @@
 /** Kernels → native kernels in words: one function per kind. */
 
-import { operandDomain } from "../../compile/fuse.ts";
+import { operandDomain } from "../../compile/cluster.ts";
 import type { Kernel, Operand, Program } from "../../compile/program.ts";
 import { BinadeError, invariant } from "../../errors.ts";
 import { byteSize } from "../../formats/index.ts";
