@@ -28,7 +28,15 @@ const SLOW_MS = 300_000;
 const folder = mkdtempSync(join(tmpdir(), "binade-kernels-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const FLAGS = ["-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", "-pthread"];
+const FLAGS = [
+  "-std=c++17",
+  "-ffp-contract=off",
+  "-fno-math-errno",
+  "-fno-trapping-math",
+  "-w",
+  "-Wno-psabi",
+  "-pthread",
+];
 const INCLUDES = ["native/src", "native/include", "native/src/kernels"].map((path) => `-I${join(root, path)}`);
 const testOf = (name: string): string => join(root, `native/test/${name}_test.cc`);
 const sourcesOf = (kernels: readonly string[]): string[] => [
