@@ -87,8 +87,8 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
   /**
    * Adds gradients to the sums. Parameters without a gradient add nothing; gradients of other parameters are ignored.
    *
-   * @throws BinadeError `scaler.order` for gradients that are not those of the scaler's losses, or, without a scaler, for
-   * scaled and unscaled ones; `gradient.missing` if none belongs to a parameter.
+   * @throws BinadeError `scaler.order` for gradients that are not those of the scaler's losses, or were scaled before its last
+   * update, or, without a scaler, for scaled and unscaled ones; `gradient.missing` if none belongs to a parameter.
    */
   add(grads: Grads<S>): void {
     this.#requireOrigin(grads);
@@ -113,8 +113,10 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
     const { kind, scalers } = this.#origin;
     const origin = originOf(grads);
     if (kind === "plain" && (origin === undefined || origin.kind === "plain")) return;
-    if (kind === "scaled" && origin?.kind === "scaled" && scalers.every((scaler) => origin.scalers.includes(scaler)))
+    if (kind === "scaled" && origin?.kind === "scaled" && scalers.every((scaler) => origin.scalers.includes(scaler))) {
+      requirePresent(origin);
       return;
+    }
     const expected =
       kind === "plain"
         ? "those of a plain loss, since it has no scaler; construct it with { scaler }"
@@ -137,7 +139,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
     });
     for (const sum of this.#sums.values()) sum.assign(full(sum.shape, 0));
     this.#count.assign(full([], 0, "int32"));
-    return markGrads<S>(taken, this.#origin);
+    return markGrads<S>(taken, presentOrigin(this.#origin));
   }
 
   /**
@@ -198,6 +200,22 @@ class Window {
     for (const variable of this.variables) variable.assign(full([], 0));
     return factor;
   }
+}
+
+/** What is scaled now has the scale of the scaler's present session. */
+function presentOrigin({ kind, scalers }: Origin): Origin {
+  const [scaler] = scalers;
+  return scaler === undefined ? { kind, scalers } : { kind, scalers, session: sessionOf(scaler) };
+}
+
+/** The window brings gradients of the present scale to its own: those of an earlier scale would be off by their ratio. */
+function requirePresent({ scalers, session }: Origin): void {
+  const [scaler] = scalers;
+  if (session === undefined || scaler === undefined || session === sessionOf(scaler)) return;
+  throw new BinadeError(
+    "scaler.order",
+    "GradientAccumulator: the gradients were scaled before the last update(); add them before it, or scale the loss again",
+  );
 }
 
 function sumOf({ name, dtype, shape, device }: Variable): Variable {

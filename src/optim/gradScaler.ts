@@ -291,7 +291,7 @@ export class GradScaler {
     const session = sessionOf(this);
     const own = entries.flatMap(([parameter]) => session.checked.get(parameter) ?? []);
     session.stepped.set(optimizer, finite ?? allCheckedFinite(own));
-    for (const [parameter] of entries) session.steppedParameters.add(parameter);
+    for (const [parameter, gradient] of entries) session.steppedParameters.set(parameter, gradient);
   }
 
   #outcome({ applied, verdict, blame }: Judgement, entries: readonly Entry[]): StepOutcome {
@@ -331,7 +331,7 @@ export class GradScaler {
     if (unstepped.length > 0) flags.push(allCheckedFinite(unstepped.map(([, checked]) => checked)));
     const exhausted = this.#source.move({
       finite: flags.reduce((all, flag) => all.and(flag)),
-      largest: () => largestMagnitude([...session.checked.values()].map(({ gradient }) => gradient)),
+      largest: () => largestMagnitude(trueGradients(session)),
     });
     session.after = { lossScale: this.lossScale, exhausted };
     restartSession(this);
@@ -377,6 +377,12 @@ export class GradScaler {
     restartSession(this);
   }
 }
+
+/** What the step's gradients were before anything was made of them, where they came through `unscale`. */
+const trueGradients = ({ checked, steppedParameters }: Session): readonly Tensor[] => [
+  ...[...checked.values()].map(({ gradient }) => gradient),
+  ...[...steppedParameters].flatMap(([parameter, gradient]) => (checked.has(parameter) ? [] : [gradient])),
+];
 
 const isBusy = ({ checked, stepped }: Session): boolean => checked.size > 0 || stepped.size > 0;
 

@@ -41,9 +41,12 @@ export function allCheckedFinite(checked: readonly Checked[]): Tensor {
   return squares.length === 0 ? finite : finite.and(sumOf(squares).isFinite());
 }
 
-/** The largest magnitude of all gradients, a float32 scalar. */
+/** The largest magnitude of all gradients, a float32 scalar: 0 of no elements. */
 export const largestMagnitude = (gradients: readonly Tensor[]): Tensor =>
-  gradients.map((gradient) => gradient.cast("float32").abs().max()).reduce((a, b) => a.maximum(b));
+  gradients
+    .filter(({ size }) => size > 0)
+    .map((gradient) => gradient.cast("float32").abs().max())
+    .reduce((a, b) => a.maximum(b), full([], 0));
 
 /** What a step is judged by. */
 export interface Evidence {

@@ -12,7 +12,8 @@ export interface Session {
   readonly checked: Map<Variable, Checked>;
   /** For each optimizer that stepped, whether its gradients of this scaler were finite: a bool scalar. */
   readonly stepped: Map<Steppable, Tensor>;
-  readonly steppedParameters: Set<Variable>;
+  /** Parameters of these with the gradients of their steps. */
+  readonly steppedParameters: Map<Variable, Tensor>;
   /** Tensors below which cotangents are scaled by another scaler, see `GradScaler.rescale`. */
   readonly boundaries: Tensor[];
   /** bool scalar: all losses were finite before they were scaled. */
@@ -26,7 +27,7 @@ export interface Session {
 const newSession = (): Session => ({
   checked: new Map(),
   stepped: new Map(),
-  steppedParameters: new Set(),
+  steppedParameters: new Map(),
   boundaries: [],
   lossFinite: full([], 1, "bool"),
   lossNonZero: full([], 0, "bool"),

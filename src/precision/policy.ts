@@ -44,12 +44,13 @@ const KEYS: Readonly<Record<string, keyof Policy>> = {
  */
 export function parsePolicy(text: string): Policy {
   if (typeof text !== "string") throw unreadable(JSON.stringify(text), "it is no text");
-  const named = NAMED[text.trim()];
+  const name = text.trim();
+  const named = Object.hasOwn(NAMED, name) ? NAMED[name] : undefined;
   if (named !== undefined) return named;
   const given: Partial<Record<keyof Policy, FloatDType>> = {};
   for (const part of text.split(",")) {
     const [key = "", value, ...rest] = part.split("=").map((word) => word.trim());
-    const field = KEYS[key];
+    const field = Object.hasOwn(KEYS, key) ? KEYS[key] : undefined;
     if (field === undefined || value === undefined || rest.length > 0)
       throw unreadable(text, `"${part.trim()}" is no key=dtype`);
     if (given[field] !== undefined) throw unreadable(text, `${field} is given twice`);

@@ -20,7 +20,7 @@ export interface DecidedOps extends Omit<AutocastDecision, "module"> {
 
 /** How far a value is from its float32 twin: ‖x − x₃₂‖ / ‖x₃₂‖, Euclidean; ∞ where only the twin is finite. */
 export interface EstimatedError {
-  /** Place in what the function returned, or name of the parameter whose gradient it is. */
+  /** Place in what the function returned, or name of the parameter whose gradient it is: "weight (2)" for the second of that name. */
   readonly name: string;
   readonly relativeError: number;
 }
@@ -29,7 +29,10 @@ export interface DryRun {
   readonly ops: readonly DecidedOps[];
   /** Casts that autocast inserted, each once. */
   readonly casts: readonly ExplainedCast[];
-  /** Bytes that the step takes as written, and with autocast and policies switched off. */
+  /**
+   * Bytes that forward and backward take as written, and with autocast and policies switched off: what the step assigns, and the
+   * optimizer's state with it, is left out. `plan` of the compiled step counts everything.
+   */
   readonly plan: MemoryPlan;
   readonly float32Plan: MemoryPlan;
   /** On these arguments, with the present parameters. */
@@ -110,7 +113,7 @@ function resultsOf<A extends readonly Tensor[]>(
   casts: ExplainedCast[],
 ): Traced {
   const outputs = Object.fromEntries(named(step(...args), ""));
-  const gradients = Object.fromEntries(
+  const gradients = distinctlyNamed(
     (currentTrace()?.differentiated ?? []).flatMap(({ parameters, gradients: nodes }) =>
       nodes.map((node, i) => [parameters[i] ?? "", new Tensor(node)] as const),
     ),
@@ -124,6 +127,18 @@ function resultsOf<A extends readonly Tensor[]>(
   const all = [...Object.values(outputs), ...Object.values(gradients)];
   casts.push(...explain(...all).filter(({ reason }) => reason !== null));
   return { outputs, gradients };
+}
+
+/** By name; a name that comes again, of another model or another loss, is followed by its number: none replaces another. */
+function distinctlyNamed(entries: readonly (readonly [string, Tensor])[]): Record<string, Tensor> {
+  const counts = new Map<string, number>();
+  return Object.fromEntries(
+    entries.map(([name, tensor]) => {
+      const count = (counts.get(name) ?? 0) + 1;
+      counts.set(name, count);
+      return [count === 1 ? name : `${name} (${count})`, tensor] as const;
+    }),
+  );
 }
 
 /** Floating tensors in arrays and plain objects, by place. */

@@ -6,8 +6,8 @@ import { full, zeros } from "./create.ts";
 import { concatenate, where } from "./functions.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Greatest magnitude, a float32 scalar: NaN if one element is. */
-export const amax = (x: Tensor): Tensor => x.cast("float32").abs().max();
+/** Greatest magnitude, a float32 scalar: 0 for none, NaN if one element is. */
+export const amax = (x: Tensor): Tensor => (x.size === 0 ? full([], 0) : x.cast("float32").abs().max());
 
 /**
  * The greatest power of two ≤ x, elementwise, for finite x ≥ 0 (0 for 0): |q − (1 − 2^−24) q| with q = (2^23 + 1) x, both

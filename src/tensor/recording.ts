@@ -13,7 +13,7 @@ import { planOf } from "./plan.ts";
 import { deviceOf, execute, type LeafValue, leafOverBuffer, requireValue, substituteRealized } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 import { recording, type Trace } from "./trace.ts";
-import { dropPending, takePending, type Variable } from "./variable.ts";
+import { dropPending, takePending, type Variable, withoutPending } from "./variable.ts";
 
 export interface RecordingOptions {
   /** How many of the parts that a budget may recompute are recomputed. Default 0. */
@@ -38,7 +38,7 @@ export class Recording<R> {
     this.#trace = { guards: [], probes: [], atEnd: new Map(), differentiated: [], checkpoints: { seen: 0, chosen } };
     this.#signature = signatureOf(args);
     const placeholders = args.map((a) => createInput(a.shape, a.dtype));
-    const { returned, assigned } = record(fn, placeholders, this.#trace);
+    const { returned, assigned } = withoutPending(() => record(fn, placeholders, this.#trace));
     const kept: ReadonlyMap<Variable, Node> = effects ? assigned : new Map();
     const { tensors, rebuild } = flatten(returned);
     const probes = this.#trace.probes.map((p) => p.node);
@@ -48,7 +48,6 @@ export class Recording<R> {
       ...livePhases(this.#trace, [...tensors, ...probes, ...kept.values()]),
     });
     this.#assigned = [...kept.keys()];
-    for (const variable of assigned.keys()) variable.restore();
     this.#device = deviceOf(
       [...request.outputs, ...request.assignments.keys(), ...request.assignments.values(), ...args.map((a) => a.node)],
       defaultDevice,
@@ -175,7 +174,9 @@ function record<R>(
         "compile: the function returned a promise; it is recorded synchronously, so await outside of it",
       );
     }
-    return { returned, assigned: takePending() };
+    const assigned = takePending();
+    for (const variable of assigned.keys()) variable.restore();
+    return { returned, assigned };
   } catch (error) {
     dropPending();
     throw error;

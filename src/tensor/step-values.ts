@@ -6,6 +6,7 @@ import { topological } from "../ir/walk.ts";
 import { sizeOf } from "../ops/shape.ts";
 import { type CastReason, fullPrecision, placeNow, reasonOf, underRules } from "../precision/autocast.ts";
 import type { AutocastRule } from "../precision/rules.ts";
+import { full, zeros } from "./create.ts";
 import { concatenate, where } from "./functions.ts";
 import { launch } from "./realize.ts";
 import { Recording } from "./recording.ts";
@@ -79,7 +80,7 @@ export async function valuesOfStep<A extends readonly Tensor[]>(
     const returned = full ? fullPrecision(run) : underRules(rules, run);
     results = [...tensorsIn(returned), ...(currentTrace()?.differentiated ?? []).flatMap(({ gradients }) => gradients)];
     seen = topological(results).filter(isWatched);
-    return numbersOf(seen);
+    return seen.length === 0 ? zeros([0]) : numbersOf(seen);
   };
   const recording = new Recording(traced, args, { effects: false });
   const { leaves, done } = launch(args.map((a) => a.node));
@@ -140,7 +141,7 @@ function numbersOf(nodes: readonly Node[]): Tensor {
       const some = magnitude.greater(0);
       return [
         count(finite.not()),
-        magnitude.max(),
+        node.shape.includes(0) ? full([], 0) : magnitude.max(),
         count(finite.and(some.not())),
         count(some.and(magnitude.less(FLOAT16.minSubnormal))),
         count(some.and(magnitude.less(FLOAT16.minNormal))),
@@ -150,8 +151,10 @@ function numbersOf(nodes: readonly Node[]): Tensor {
   );
 }
 
-function readNumbers(counted: ArrayLike<number>, size: number): ValueNumbers {
+/** Of no elements every share is 0. */
+function readNumbers(counted: ArrayLike<number>, elements: number): ValueNumbers {
   const at = (i: number): number => Number(counted[i]);
+  const size = Math.max(elements, 1);
   return {
     nonFinite: at(0),
     largest: at(1),

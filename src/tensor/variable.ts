@@ -21,6 +21,17 @@ export function takePending(): ReadonlyMap<Variable, Node> {
   return taken;
 }
 
+/** Runs `body` as if nothing were pending, and pends again what was: assignments made before a recording are not part of it. */
+export function withoutPending<T>(body: () => T): T {
+  const waiting = takePending();
+  for (const variable of waiting.keys()) variable.restore();
+  try {
+    return body();
+  } finally {
+    for (const [variable, value] of waiting) variable.assign(new Tensor(value));
+  }
+}
+
 /** Forgets pending assignments that a failed trace made. */
 export function dropPending(): void {
   for (const variable of pending.keys()) variable.restore();

@@ -55,6 +55,17 @@ describe.each(DEVICES)("gradient accumulation on %s", (device) => {
     useDevice(device);
   });
 
+  it("refuses gradients of another scale, and what it gave before the scale moved", () => {
+    const stale = /before the last update\(\)/;
+    const { model, scaler, scaled, finish } = makeRun(false);
+    const sums = new optim.GradientAccumulator<"scaled">(model, { scaler });
+    sums.add(scaled(rows(0, ROWS)));
+    const [added, taken] = [scaled(rows(0, ROWS)), sums.take()];
+    finish(scaled(rows(0, ROWS)));
+    expect(() => sums.add(added)).toThrow(stale);
+    expect(() => scaler.unscale(taken)).toThrow(stale);
+  });
+
   it.each([false, "float16"] as const)("case 58: micro-steps make the step of the whole batch (%s)", async (dtype) => {
     const whole = makeRun(dtype);
     const large = compile((x: Tensor) => whole.finish(whole.scaled(x)));

@@ -6,6 +6,7 @@ import {
   GradScaler,
   type GradScalerOptions,
   gradients,
+  gradientsFrom,
   mapGradients,
   optim,
   readOutcome,
@@ -24,6 +25,22 @@ const weight = (values: readonly number[] = [1, 1], name = "w"): Variable =>
 describe.each(DEVICES)("the state of a scaler on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
+  });
+
+  it("logMax learns from gradients that came by other means than unscale, and from none of no elements", async () => {
+    const [w, empty] = [weight(), weight([], "empty")];
+    const scaler = new GradScaler({ logMax: {} });
+    const optimizer = new optim.SGD([w, empty], { lr: 0 });
+    const entries = [
+      [w, tensor([0.25, -0.5])],
+      [empty, tensor([])],
+    ] as const;
+    scaler.step(optimizer, gradientsFrom(entries));
+    scaler.update();
+    expect(await scaler.state()).toMatchObject({ mean: -1, scale: 2 ** 16 });
+    scaler.step(optimizer, scaler.unscale(scaler.scaledGradients(entries)));
+    scaler.update();
+    expect(await scaler.state()).toMatchObject({ growthTracker: 2 });
   });
 
   it("loading other factors records compiled steps anew", async () => {

@@ -29,6 +29,8 @@ const REFUSED = [
   "p=f32,",
   "p==f32",
   "p",
+  "constructor",
+  "p=f32,toString=f16",
 ];
 
 describe("policies", () => {

@@ -2,7 +2,7 @@
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import { BinadeError, type ErrorCode } from "../../src/errors.ts";
 import { compile, debug } from "../../src/tensor/compile.ts";
-import { tensor, zeros } from "../../src/tensor/create.ts";
+import { full, tensor, zeros } from "../../src/tensor/create.ts";
 import { useDevice } from "../../src/tensor/devices.ts";
 import { crossEntropy } from "../../src/tensor/functions.ts";
 import { gradients } from "../../src/tensor/gradients.ts";
@@ -287,6 +287,33 @@ describe.each(DEVICES)("compile on %s", (device) => {
       expect(p).toBe(q);
     }
     expect(await stored(eager)).toEqual(await stored(compiled));
+  });
+
+  it("keeps assignments that were made before a plan: they run once, and are no part of the recording", async () => {
+    const [before, inside] = [new Variable("before", [], "float32"), new Variable("inside", [], "float32")];
+    before.assign(full([], 5));
+    inside.assign(full([], 3));
+    const step = compile((x: Tensor) => {
+      inside.assign(inside.read().add(1));
+      return x.add(before.read());
+    });
+    step.plan(zeros([]));
+    expect([await before.read().item(), await inside.read().item()]).toEqual([5, 3]);
+    before.assign(full([], 7));
+    expect(await (await step(zeros([]))).item()).toBe(7);
+    expect([await before.read().item(), await inside.read().item()]).toEqual([7, 4]);
+    expect(step.traces).toBe(1);
+  });
+
+  it("keeps them when the recording fails", async () => {
+    const before = new Variable("before", [], "float32");
+    before.assign(full([], 5));
+    const step = compile((x: Tensor) => {
+      before.assign(x);
+      throw new TypeError("by the user");
+    });
+    expect(() => step.plan(zeros([]))).toThrow("by the user");
+    expect(await before.read().item()).toBe(5);
   });
 
   it("plans one arena", async () => {

@@ -10,6 +10,7 @@ import {
   gradients,
   nn,
   optim,
+  searchRules,
   type Tensor,
   tensor,
   useDevice,
@@ -73,6 +74,17 @@ describe.each(DEVICES)("a dry run on %s", (device) => {
         await (await other(tokens(), targets())).loss.item(),
       );
     expect(await bytesOf(variables())).toEqual(await bytesOf(twin.variables()));
+  });
+
+  it("keeps assignments that were made before it: weights that were converted, and their masters", async () => {
+    const layer = new nn.Linear(2, 2, { seed: 1 });
+    const values = [...(await layer.weight.read().cast("bfloat16").data())];
+    layer.to("bfloat16");
+    const optimizer = new optim.SGD(layer, { lr: 0.1 });
+    await dryRun((x: Tensor) => layer.forward(x).sum(), zeros([1, 2], "bfloat16"));
+    expect([...(await layer.weight.read().data())]).toEqual(values);
+    const master = optimizer.namedState().get("weight.master");
+    expect([...((await master?.read().data()) ?? [])]).toEqual(values);
   });
 
   it("finds the error that the step makes: of the format's size, none in float32", async () => {
@@ -145,6 +157,26 @@ describe("a dry run", () => {
     expect(text).toMatch(/output {3}loss .* %/);
     expect(text).toMatch(/gradient \w+/);
     for (const line of text.split("\n")) expect(line.trimEnd()).toBe(line);
+  });
+
+  it("keeps gradients apart that have one name", async () => {
+    const [wide, narrow] = [nn.Linear, nn.Linear].map((Layer, seed) => new Layer(3, 3, { seed }));
+    if (wide === undefined || narrow === undefined) throw new TypeError("no layers");
+    const x = tensor([[1.1, 2.2, 3.3]]);
+    const step = (input: Tensor) => {
+      gradients(
+        autocast("bfloat16", () => narrow.forward(input))
+          .cast("float32")
+          .square()
+          .sum(),
+        [narrow.weight],
+      );
+      gradients(wide.forward(input).square().sum(), [wide.weight]);
+    };
+    const { gradients: errors } = await dryRun(step, x);
+    expect(errors.map(({ name }) => name)).toEqual(["weight", "weight (2)"]);
+    expect(errors[0]?.relativeError).toBeGreaterThan(0);
+    expect((await searchRules(step, [x], { tolerance: 1e-6 })).rules).toEqual([{ op: "linear", autocast: "wide" }]);
   });
 
   it("asks for something to look at", async () => {

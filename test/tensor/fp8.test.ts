@@ -85,6 +85,7 @@ describe.each(DEVICES)("8 bits on %s", (device) => {
     }
     expect(await amax(tensor(values)).item()).toBeNaN();
     expect(await amax(tensor([-3, 2])).item()).toBe(amaxOf([-3, 2]));
+    expect(await amax(tensor([])).item()).toBe(amaxOf([]));
   });
 
   it.each([32, 33, 64, 100, 7])("quantises rows of %d in blocks, along either axis", async (width) => {

@@ -9,6 +9,7 @@ import {
   full,
   GradScaler,
   gradients,
+  measureValues,
   nn,
   type OverflowReport,
   optim,
@@ -18,6 +19,7 @@ import {
   useDevice,
   Variable,
   where,
+  zeros,
 } from "../../src/index.ts";
 import type { AutocastRule } from "../../src/precision/rules.ts";
 import { DEVICES } from "../support/devices.ts";
@@ -136,6 +138,13 @@ describe.each(DEVICES)("on %s", (device) => {
 describe("a step", () => {
   beforeAll(() => {
     useDevice("reference");
+  });
+
+  it("may hold values of no elements", async () => {
+    expect(await explainOverflow((x: Tensor) => x.mul(2), zeros([0, 3]))).toBe(null);
+    expect(await explainOverflow((x: Tensor) => x.add(1), zeros([2], "int32"))).toBe(null);
+    const [empty] = await measureValues((x: Tensor) => x.mul(2), zeros([0, 3]));
+    expect(empty).toMatchObject({ nonFinite: 0, largest: 0, zeroShare: 0, aboveLargestShare: 0 });
   });
 
   it("that is finite needs no explanation", async () => {
