@@ -7,7 +7,7 @@ import { type AutocastRule, exactModulePattern } from "../precision/rules.ts";
 import { RandomStream } from "../tensor/random.ts";
 import { guarded } from "../tensor/trace.ts";
 import { Variable } from "../tensor/variable.ts";
-import { type ModulePolicy, modulePolicy, scopeForward } from "./scope.ts";
+import { isScoped, type ModulePolicy, modulePolicy, scopeForward } from "./scope.ts";
 
 /** Variables that are state and not trained. */
 const bufferVariables = new WeakSet<Variable>();
@@ -109,14 +109,20 @@ export abstract class Module {
    * output dtype. Integers, booleans and float64 are not touched. Modules inside keep policies of their own.
    *
    * @param policy as `parsePolicy` reads it ("p=f32,c=bf16,o=f32", "mixed_bfloat16"), or null for none
-   * @throws BinadeError `option.invalid` or `option.unknown` for a bad policy or rule; `dtype.mismatch` if the parameters are
-   * not in the policy's dtype.
+   * @throws BinadeError `option.invalid` or `option.unknown` for a bad policy or rule, or a `forward` that is a field and no
+   * method; `dtype.mismatch` if the parameters are not in the policy's dtype.
    * @example
    * const model = new nn.GPT({ vocabulary: 256, context: 64, layers: 2, heads: 2, width: 64 });
    * model.head.withPolicy("fp32"); // logits in float32, whatever the rest computes in
    */
   withPolicy(policy: string | Policy | null, options: PolicyOptions = {}): this {
     requireKnownKeys("withPolicy", options, ["rules"]);
+    if (!isScoped(this)) {
+      throw new BinadeError(
+        "option.invalid",
+        `withPolicy: forward of ${this.constructor.name} is a field, which no policy reaches; expected a method: write forward(x) { … }`,
+      );
+    }
     this.#policy = policy === null ? null : modulePolicy(policy, options.rules ?? [], this.namedParameters());
     return this;
   }

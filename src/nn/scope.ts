@@ -41,6 +41,15 @@ export function modulePolicy(
   return { policy, dtype: compute === "float32" ? null : compute, rules: readyRules(rules) };
 }
 
+/** Forwards that run under their module's path and policy. */
+const scoped = new WeakSet<object>();
+
+/** Whether the module's `forward`, if it has one, is such a one: a field that a class initialises takes its place. */
+export function isScoped(module: object): boolean {
+  const forward: unknown = Reflect.get(module, "forward");
+  return typeof forward !== "function" || scoped.has(forward);
+}
+
 /** The outermost module that runs. */
 let root: object | null = null;
 
@@ -69,6 +78,7 @@ export function scopeForward(
       root = outermost;
     }
   };
+  scoped.add(value);
   Object.defineProperty(module, "forward", { value, configurable: true, writable: true, enumerable: false });
 }
 

@@ -8,6 +8,7 @@ export { allFinite } from "./finite.ts";
 export { GradScaler, type LossTree, type Scaled, type StepOptions } from "./gradScaler.ts";
 export { Lion, type LionOptions } from "./lion.ts";
 export {
+  type MeterOptions,
   type MeterReading,
   type Meters,
   meterUpdates,

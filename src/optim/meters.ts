@@ -2,7 +2,7 @@
 import { BinadeError } from "../errors.ts";
 import { FORMATS, type HalfDType, isFloat } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
-import { requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
@@ -67,6 +67,7 @@ export function meterValues(
 ): Meters {
   requireKnownKeys("meterValues", options, ["histograms"]);
   const { histograms = false } = options;
+  requireBoolean("meterValues: histograms", histograms);
   const entries = [...(values as Iterable<readonly [string | Variable, Tensor]>)].map(
     ([key, tensor]) => [typeof key === "string" ? key : key.name, tensor] as const,
   );
@@ -148,11 +149,19 @@ export interface UpdateReading {
  * How many of an optimizer's updates a weight of 16 bits would lose, because w + Δ rounds to w. Of float32 parameters: before the step.
  *
  * @param dtype the 16 bits that the weights would have
- * @throws BinadeError `option.invalid` if no float32 parameter is updated; otherwise as the optimizer's `apply`.
+ * @throws BinadeError `option.invalid` for another dtype, or if no float32 parameter is updated; otherwise as the optimizer's
+ * `apply`.
  * @example
  * const lost = optim.meterUpdates(optimizer, grads, "bfloat16"); // and then scaler.step(optimizer, grads)
  */
 export function meterUpdates(optimizer: Steppable, grads: Grads<"true">, dtype: HalfDType): UpdateMeters {
+  if (dtype !== "float16" && dtype !== "bfloat16") {
+    const got = JSON.stringify(dtype);
+    throw new BinadeError(
+      "option.invalid",
+      `meterUpdates: dtype is ${got}, expected "float16" or "bfloat16"; give one`,
+    );
+  }
   const parameters = new Set(optimizer.parameters());
   const updates = [...optimizer.updates(grads)].filter(
     ([variable]) => parameters.has(variable) && variable.dtype === "float32",
@@ -177,24 +186,25 @@ export function meterUpdates(optimizer: Steppable, grads: Grads<"true">, dtype: 
   };
 }
 
-/** Reads meters: one reading per tensor. */
+/** Reads meters: one reading per tensor; of one without elements every share is 0. */
 export async function readMeters({ names, sizes, counts, histograms }: Meters): Promise<readonly MeterReading[]> {
   await realize([counts, ...(histograms === null ? [] : [histograms])].map(({ node }) => node));
   const all = await counts.data();
   const binades = histograms === null ? null : await histograms.data();
   return names.map((name, i) => {
     const size = sizes[i] ?? 0;
+    const share = (count: number): number => count / Math.max(size, 1);
     const [zero = 0, subnormal = 0, normal = 0, above = 0, nonFinite = 0] = [
       ...all.slice(i * COUNTS, (i + 1) * COUNTS),
     ].map(Number);
     return {
       name,
       size,
-      zeroShare: zero / size,
-      belowSubnormalShare: (subnormal - zero) / size,
-      belowNormalShare: (normal - zero) / size,
-      aboveLargestShare: above / size,
-      nonFiniteShare: nonFinite / size,
+      zeroShare: share(zero),
+      belowSubnormalShare: share(subnormal - zero),
+      belowNormalShare: share(normal - zero),
+      aboveLargestShare: share(above),
+      nonFiniteShare: share(nonFinite),
       histogram: binades === null ? null : Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number),
     };
   });

@@ -2,7 +2,7 @@
 import { BinadeError } from "../errors.ts";
 import { build } from "../ir/graph.ts";
 import type { Shape } from "../ops/shape.ts";
-import { requireInteger, requireNumber } from "../precision/options.ts";
+import { requireBoolean, requireInteger, requireNumber } from "../precision/options.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import { type CommonOptions, Optimizer, type ParameterSource, type Rule, STORAGE } from "./optimizer.ts";
@@ -85,7 +85,8 @@ const RULE: Rule<Settings> = {
     eps: 1e-7,
     rateScale: "original",
   },
-  check: ({ momentum, iterations, eps, rateScale }) => {
+  check: ({ momentum, nesterov, iterations, eps, rateScale }) => {
+    requireBoolean("Muon: nesterov", nesterov);
     requireNumber("Muon: momentum", momentum, (v) => v >= 0 && v < 1, "a number from 0 to less than 1");
     requireInteger("Muon: iterations", iterations, 1);
     requireNumber("Muon: iterations", iterations, (v) => v < 100, "an integer from 1 to 99");

@@ -144,8 +144,8 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
     const known = Object.keys(defaults).filter((key) => !SHARED.some((shared) => shared === key));
     requireKnownKeys(`${name}: group`, own, known);
     const settings: S = { ...defaults, ...withoutUndefined(options), ...withoutUndefined(own) };
-    if (typeof settings.lr === "number")
-      requireNumber(`${name}: lr`, settings.lr, isNonNegative, "a finite number ≥ 0");
+    if (typeof settings.lr !== "function")
+      requireNumber(`${name}: lr`, settings.lr, isNonNegative, "a finite number ≥ 0, or a schedule");
     requireNumber(`${name}: weightDecay`, settings.weightDecay, isNonNegative, "a finite number ≥ 0");
     requireChoice(`${name}: masterWeights`, settings.masterWeights, WEIGHT_FORMS);
     requireChoice(`${name}: stateDType`, settings.stateDType, STATE_FORMS);

@@ -1,6 +1,6 @@
 /** Stochastic gradient descent with momentum. */
 import { BinadeError } from "../errors.ts";
-import { requireNumber } from "../precision/options.ts";
+import { requireBoolean, requireNumber } from "../precision/options.ts";
 import { type CommonOptions, Optimizer, type ParameterSource, type Rule, STORAGE } from "./optimizer.ts";
 
 export interface SGDOptions extends CommonOptions {
@@ -29,6 +29,7 @@ const RULE: Rule<Settings> = {
   defaults: { lr: 0.01, weightDecay: 0, ...STORAGE, momentum: 0, nesterov: false },
   check: ({ momentum, nesterov }) => {
     requireNumber("SGD: momentum", momentum, (v) => v >= 0 && v < 1, "a number from 0 to less than 1");
+    requireBoolean("SGD: nesterov", nesterov);
     if (nesterov && momentum === 0) {
       throw new BinadeError(
         "option.invalid",

@@ -1,6 +1,13 @@
 /** A loss scale that follows the distribution of gradients: their largest magnitude, a quantile of it, and what overflowed. */
 import { BinadeError } from "../errors.ts";
-import { isNonNegative, isPositive, requireInteger, requireKnownKeys, requireNumber } from "./options.ts";
+import {
+  isNonNegative,
+  isPositive,
+  requireInteger,
+  requireKnownKeys,
+  requireNumber,
+  requireOptions,
+} from "./options.ts";
 import {
   type Arithmetic,
   fieldOf,
@@ -55,6 +62,7 @@ const LEAST_NORMAL = 2 ** -126;
  * logMaxRule({ deviations: 2 }).headroom; // 1
  */
 export function logMaxRule(options: LogMaxOptions = {}): LogMaxRule {
+  requireOptions("logMax", options);
   requireKnownKeys("logMax", options, Object.keys(DEFAULTS));
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const rule: LogMaxRule = { ...DEFAULTS, ...given };

@@ -31,6 +31,15 @@ export function requireBoolean(subject: string, value: unknown): void {
   throw new BinadeError("option.invalid", `${subject}: expected true or false, got ${JSON.stringify(value)}; give one`);
 }
 
+/** Throws `option.invalid` unless `value` is an object, whose keys are then options. */
+export function requireOptions(subject: string, value: unknown): void {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return;
+  throw new BinadeError(
+    "option.invalid",
+    `${subject}: expected an object, got ${JSON.stringify(value)}; pass its options`,
+  );
+}
+
 export const isPositive = (value: number): boolean => value > 0 && Number.isFinite(value);
 export const isNonNegative = (value: number): boolean => value >= 0 && Number.isFinite(value);
 /** From 0 to 1. */

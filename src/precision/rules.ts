@@ -14,7 +14,7 @@ export interface AutocastRule {
   readonly op?: string | readonly string[];
   /**
    * Modules by path from the outermost module that runs ("blocks.0.feedForward"), and everything inside them. `*` stands for
-   * one part of a path, `**` for any number of parts.
+   * one part of a path, `**` for any number of parts, none included.
    */
   readonly module?: string | readonly string[];
   /** `narrow`: the compute dtype; `wide`: float32; `widest`: the widest operand; `as-is`: untouched. */
@@ -133,11 +133,16 @@ export function exactModulePattern(text: string): RegExp {
   return new RegExp(`^${pathSource(text)}$`);
 }
 
-const pathSource = (text: string): string =>
-  text
-    .split(".")
-    .map((part) => (part === "**" ? ".*" : part.split("*").map(literally).join("[^.]*")))
-    .join("\\.");
+/** `**` takes its dot along, since it may stand for no part. */
+function pathSource(text: string): string {
+  const parts = text.split(".").filter((part, i, all) => part !== "**" || all[i - 1] !== "**");
+  const [first = "", ...rest] = parts;
+  if (first === "**") return rest.length === 0 ? ".*" : `(.+\\.)?${pathSource(rest.join("."))}`;
+  const own = first.split("*").map(literally).join("[^.]*");
+  if (rest.length === 0) return own;
+  if (rest[0] !== "**") return `${own}\\.${pathSource(rest.join("."))}`;
+  return rest.length === 1 ? `${own}(\\..+)?` : `${own}\\.${pathSource(rest.join("."))}`;
+}
 
 const literally = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 

@@ -58,6 +58,7 @@ export function defineOp<A extends readonly Tensor[]>(definition: OpDefinition<A
   const op = customRow(definition);
   registerOpName(op.name);
   return (...inputs) => {
+    inputs.forEach((x, i) => requireTensor(`${op.name}: operand ${i}`, x));
     const nodes = castOperands(
       op,
       inputs.map((x) => x.node),
@@ -68,7 +69,7 @@ export function defineOp<A extends readonly Tensor[]>(definition: OpDefinition<A
 
 function requireDefinition(definition: OpDefinition<never>): void {
   requireKnownKeys("defineOp", definition, KEYS);
-  const { name, autocast, forward, backward = "none" } = definition;
+  const { name, autocast, uncast = [], forward, backward = "none" } = definition;
   const wrong = (message: string): BinadeError => new BinadeError("option.invalid", `defineOp: ${message}`);
   if (typeof name !== "string" || !/^[A-Za-z]\w*$/.test(name))
     throw wrong(`name: expected a word, got ${JSON.stringify(name)}`);
@@ -78,18 +79,31 @@ function requireDefinition(definition: OpDefinition<never>): void {
     const expected = `${AUTOCAST_CLASSES.join(", ")} or { refuse: "…" }`;
     throw wrong(`${name}: autocast: expected ${expected}, got ${JSON.stringify(autocast)}`);
   }
+  if (!Array.isArray(uncast) || !uncast.every((i) => Number.isInteger(i) && i >= 0))
+    throw wrong(`${name}: uncast: expected a list of operands' positions from 0, got ${JSON.stringify(uncast)}`);
   if (typeof forward !== "function") throw wrong(`${name}: forward: expected a function, got ${typeof forward}`);
   if (backward !== "none" && typeof backward !== "function")
     throw wrong(`${name}: backward: expected a function or "none", got ${JSON.stringify(backward)}`);
+}
+
+/** Something else would fail far from here, or pass for a constant. */
+function requireTensor(subject: string, value: unknown): asserts value is Tensor {
+  if (value instanceof Tensor) return;
+  const got = value instanceof Promise ? "a promise" : typeof value;
+  throw new BinadeError(
+    "option.invalid",
+    `${subject}: expected a tensor, got ${got}; make one of it, with full or tensor`,
+  );
 }
 
 /** The row of a definition, which is taken to be right; rules do not know its name yet. */
 export function customRow<A extends readonly Tensor[]>(definition: OpDefinition<A>): OpOf<CompositeRow> {
   const { name, autocast, uncast = [], backward } = definition;
   const decompose = (inputs: readonly Node[]): Node => {
-    const { node } = outsideRegions(() => definition.forward(...(tensorsOf(inputs) as unknown as A)));
-    requireOwnOperands(name, node, inputs);
-    return node;
+    const result: unknown = outsideRegions(() => definition.forward(...(tensorsOf(inputs) as unknown as A)));
+    requireTensor(`${name}: forward`, result);
+    requireOwnOperands(name, result.node, inputs);
+    return result.node;
   };
   return {
     name,
@@ -140,8 +154,9 @@ function pullBack<A extends readonly Tensor[]>(
     );
   }
   return ins.map((input, i) => {
-    const gradient = given[i] as Tensor | null;
+    const gradient: unknown = given[i];
     if (gradient === null) return null;
+    requireTensor(`${name}: backward: gradient ${i}`, gradient);
     if (gradient.shape.join() !== input.shape.join()) {
       throw new BinadeError(
         "shape.mismatch",

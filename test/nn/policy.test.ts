@@ -61,6 +61,14 @@ describe("case 52: a policy", () => {
     expect(spy.inner.weight.dtype).toBe("float32");
   });
 
+  it("is refused where forward is a field, which it would not reach", () => {
+    class Arrow extends nn.Module {
+      readonly inner = new nn.Linear(3, 3);
+      readonly forward = (x: Tensor): Tensor => this.inner.forward(x);
+    }
+    expectRefusal(() => new Arrow().withPolicy("mixed_bfloat16"), "option.invalid", ["Arrow", "field", "forward(x)"]);
+  });
+
   it("holds whatever region the module is called in, and ends with it", () => {
     const layer = new nn.Linear(3, 3, { seed: 1 }).withPolicy("fp32");
     const [own, after] = autocast("float16", () => [

@@ -193,12 +193,42 @@ describe("meters", () => {
     ).toBe(true);
   });
 
+  it("of no elements have no share of anything", async () => {
+    const [reading] = await optim.readMeters(optim.meterValues([["none", full([0], 1)]]));
+    expect(reading).toEqual({
+      name: "none",
+      size: 0,
+      zeroShare: 0,
+      belowSubnormalShare: 0,
+      belowNormalShare: 0,
+      aboveLargestShare: 0,
+      nonFiniteShare: 0,
+      histogram: null,
+    });
+  });
+
   it.each<[string, () => unknown, string, readonly string[]]>([
     [
       "with another option",
       () => optim.meterValues([["x", full([1], 1)]], { bins: 3 } as object),
       "option.unknown",
       ["bins"],
+    ],
+    [
+      "with histograms that are text",
+      () => optim.meterValues([["x", full([1], 1)]], { histograms: "no" } as object),
+      "option.invalid",
+      ["histograms"],
+    ],
+    [
+      "of updates in another dtype",
+      () => {
+        const weight = new Variable("w", [2], "float32");
+        const grads = gradientsFrom([[weight, full([2], 1)]]);
+        return optim.meterUpdates(new optim.SGD([weight], { lr: 1 }), grads, "float32" as "float16");
+      },
+      "option.invalid",
+      ["meterUpdates", '"float32"'],
     ],
     ["of nothing", () => optim.meterValues([]), "option.invalid", ["at least one tensor"]],
     ["of integers", () => optim.meterValues([["ids", full([2], 1, "int32")]]), "dtype.unsupported", ["ids", "int32"]],

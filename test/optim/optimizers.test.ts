@@ -4,6 +4,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import {
   BinadeError,
   compile,
+  GradScaler,
   gradientsFrom,
   nn,
   optim,
@@ -189,6 +190,14 @@ describe("bad options", () => {
   const bad: readonly (readonly [string, () => unknown, string])[] = [
     ["a negative rate", () => new optim.SGD(w(), { lr: -1 }), "value.range"],
     ["a NaN rate", () => new optim.AdamW(w(), { lr: Number.NaN }), "value.range"],
+    ["a rate that is text", () => new optim.AdamW(w(), { lr: "0.1" as unknown as number }), "value.range"],
+    [
+      "nesterov that is text",
+      () => new optim.SGD(w(), { momentum: 0.9, nesterov: "false" as unknown as boolean }),
+      "option.invalid",
+    ],
+    ["logMax false", () => new GradScaler({ logMax: false as unknown as object }), "option.invalid"],
+    ["logMax null", () => new GradScaler({ logMax: null as unknown as object }), "option.invalid"],
     ["a negative rate later", () => (new optim.SGD(w()).lr = -1), "value.range"],
     ["a negative decay", () => new optim.Adam(w(), { weightDecay: -0.1 }), "value.range"],
     ["momentum 1", () => new optim.SGD(w(), { momentum: 1 }), "value.range"],

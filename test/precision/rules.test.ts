@@ -17,7 +17,7 @@ import {
   useDevice,
 } from "../../src/index.ts";
 import { OPS } from "../../src/ops/index.ts";
-import { FUNCTIONS, isOpName } from "../../src/precision/rules.ts";
+import { exactModulePattern, FUNCTIONS, isOpName } from "../../src/precision/rules.ts";
 
 beforeAll(() => {
   useDevice("reference");
@@ -94,6 +94,18 @@ describe("a rule", () => {
     ]);
     expect(dtypes([{ module: "**.0", autocast: "wide" }])).toEqual(["layers.1.layers.1 bfloat16"]);
     expect(dtypes([{ module: "layers.1", autocast: "wide" }])).toEqual(["layers.0 bfloat16"]);
+  });
+
+  it.each<[string, readonly string[], readonly string[]]>([
+    ["**", ["", "a", "a.b"], []],
+    ["**.head", ["head", "a.head", "a.b.head"], ["", "ahead", "a.header", "head.a"]],
+    ["a.**", ["a", "a.b", "a.b.c"], ["", "ab", "b.a"]],
+    ["a.**.c", ["a.c", "a.b.c", "a.b.b.c"], ["a", "c", "ac", "a.bc"]],
+    ["**.**.a", ["a", "b.a"], ["ba"]],
+    ["a.*", ["a.b"], ["a", "a.b.c"]],
+  ])("a path %s means none of its parts or more by **, one by *", (text, met, unmet) => {
+    const pattern = exactModulePattern(text);
+    expect([...met, ...unmet].filter((path) => pattern.test(path))).toEqual(met);
   });
 
   it("does not reach outside of modules when it names one", () => {

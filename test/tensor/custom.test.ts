@@ -133,6 +133,12 @@ describe("an op of the user's own", () => {
     ["with a name of a function", { name: "linear", autocast: "narrow", forward }, ["linear already"]],
     ["without a name", { autocast: "narrow", forward }, ["name: expected a word"]],
     ["with another class", { name: "a1", autocast: "half", forward }, ["a1: autocast", '"half"']],
+    [
+      "with operands to spare that have no place",
+      { name: "a5", autocast: "wide", uncast: [-1], forward },
+      ["a5: uncast"],
+    ],
+    ["with one operand to spare, not in a list", { name: "a6", autocast: "wide", uncast: 0, forward }, ["a6: uncast"]],
     ["without forward", { name: "a2", autocast: "wide" }, ["a2: forward", "undefined"]],
     ["with a backward that is no function", { name: "a3", autocast: "wide", forward, backward: 3 }, ["a3: backward"]],
   ])("is refused %s", (_, definition, parts) => {
@@ -142,6 +148,20 @@ describe("an op of the user's own", () => {
   it("is refused with another key", () => {
     const definition = { name: "a4", autocast: "wide", forward, vjp: 1 } as unknown as OpDefinition<[Tensor]>;
     expectRefusal(() => defineOp(definition), "option.unknown", ['"vjp"']);
+  });
+
+  it("takes and gives tensors, and nothing that looks like none", () => {
+    const defined = (name: string, parts: object): ((x: Tensor) => Tensor) =>
+      defineOp({ name, autocast: "as-is", forward, ...parts } as OpDefinition<[Tensor]>);
+    const x = tensor([1, 2]);
+    const number = defined("numberOf", { forward: () => 3 });
+    expectRefusal(() => number(x), "option.invalid", ["numberOf: forward", "got number"]);
+    const later = defined("laterOf", { forward: async () => x });
+    expectRefusal(() => later(x), "option.invalid", ["laterOf: forward", "a promise"]);
+    const same = defined("sameOf", {});
+    expectRefusal(() => same(3 as unknown as Tensor), "option.invalid", ["sameOf: operand 0", "got number"]);
+    const without = defined("withoutOf", { backward: () => [undefined] });
+    expectRefusal(() => gradientsOf(without(x).sum(), [x]), "option.invalid", ["withoutOf", "gradient 0"]);
   });
 
   it("must not read what is no operand", () => {
