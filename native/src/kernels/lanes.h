@@ -93,8 +93,8 @@ static inline Vector readPieces(const char* at, const int64_t* places) {
                                 1);
   } else {
     const auto two = [at](int64_t low, int64_t high) {
-      const __m128d first = _mm_load_sd(reinterpret_cast<const double*>(at + low));
-      return _mm_castpd_ps(_mm_loadh_pd(first, reinterpret_cast<const double*>(at + high)));
+      const __m128 first = _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at + low)));
+      return _mm_loadh_pi(first, reinterpret_cast<const __m64*>(at + high));
     };
     return _mm256_insertf128_ps(_mm256_castps128_ps256(two(places[0], places[1])), two(places[2], places[3]), 1);
   }
