@@ -119,10 +119,18 @@ const operationsOf = (kernel: Kernel | undefined): readonly string[] =>
   (kernel?.nodes ?? []).filter((n) => n.op.kind !== "source").map((n) => n.op.name);
 
 /** The category of every allocation. Of gradients: those of variables, also once they are unscaled or clipped. */
-function classify({ kernels, losses, gradients, commitFrom }: Program): (allocation: Allocation) => ArenaCategory {
+function classify({ kernels, bindings, losses, gradients }: Program): (allocation: Allocation) => ArenaCategory {
   const forwardNodes = new Set(topological(losses));
   const isForward = kernels.map(({ nodes }) => nodes.some((node) => forwardNodes.has(node) && !isSource(node)));
-  const isGradient = gradientsIn(kernels.slice(0, commitFrom), gradients);
+  const isUpdate = ({ writes }: Kernel): boolean =>
+    writes.some(({ operand: { buffer } }) => {
+      const { storage } = buffer;
+      return storage.kind === "binding" && bindings[storage.index]?.role === "input";
+    });
+  const isGradient = gradientsIn(
+    kernels.filter((kernel) => !isUpdate(kernel)),
+    gradients,
+  );
   return ({ node, from, to }) => {
     if (isGradient.has(node)) return "gradients";
     if (isCastOfLeaf(node)) return "casts";

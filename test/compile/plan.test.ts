@@ -23,6 +23,7 @@ import {
   Variable,
   zeros,
 } from "../../src/index.ts";
+import { build as b, createInput, type Node } from "../../src/ir/graph.ts";
 import { buildRequest, recipes } from "../support/random-graphs.ts";
 
 type Compute = "bfloat16" | "float16" | false;
@@ -75,6 +76,23 @@ describe("a plan", () => {
     const values = SMALL.layers * (3 + 1 + 4 + 4) * width * tokensPerStep;
     expect(arena.most.activations / ((dtype === false ? 4 : 2) * values)).toBeGreaterThan(1);
     expect(arena.most.activations / ((dtype === false ? 4 : 2) * values)).toBeLessThan(1.3);
+  });
+
+  it("knows a gradient that is transformed after a product has updated its own variable", () => {
+    const [u, v, x, g] = [0, 1, 2, 3].map(() => createInput([64, 64], "float32")) as [Node, Node, Node, Node];
+    const first = b.matmul(b.transpose(x), g);
+    const second = b.matmul(b.transpose(x), b.matmul(g, b.transpose(u)));
+    const transformed = b.exp(second);
+    const norm = b.broadcastTo(b.sum(b.mul(transformed, transformed), [0, 1]), [64, 64]);
+    const assignments = new Map([
+      [u, b.sub(u, first)],
+      [v, b.sub(v, b.mul(transformed, norm))],
+    ]);
+    const request = { outputs: [], assignments, gradients: [first, second] };
+    const program = compileProgram(request, new NullBackend().capabilities);
+    const position = program.kernels.findIndex(({ nodes }) => nodes.includes(transformed));
+    expect(position).toBeGreaterThanOrEqual(program.commitFrom);
+    expect(memoryPlan(program, () => "parameters").arena.most.gradients).toBe(4 * 64 * 64);
   });
 
   it("counts masters of 16-bit parameters apart", () => {
