@@ -100,7 +100,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
       const sentence = "GradientAccumulator: no gradient belongs to any of its parameters";
       throw new BinadeError("gradient.missing", `${sentence}; pass gradients(loss, model) of the same model`);
     }
-    this.#statistics.add(this.#count.read().equal(0));
+    this.#statistics.add();
     const factor = this.#window?.add() ?? null;
     for (const [sum, gradient] of entries) {
       const wide = gradient.cast("float32");
@@ -144,7 +144,8 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
 
   /**
    * State for checkpoints by name: "microSteps", "<parameter>.sum" for every parameter, with a scaler "sum.lossScale" and
-   * "sum.lossOverflows", and "<buffer>.before" for every buffer of a module.
+   * "sum.lossOverflows", and of a module
+   * with floating buffers "<buffer>.before" for each and "sum.buffersTaken".
    */
   namedState(): ReadonlyMap<string, Variable> {
     const all = [

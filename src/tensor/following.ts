@@ -53,10 +53,10 @@ export function assignFollowing(variable: Variable, value: Tensor): void {
   (trace === null ? eager : stepOf(trace)).assign(variable, value);
 }
 
-/** What the function that is being recorded assigned so, with the values from before it. */
+/** What the present step assigned so, in the function that is being recorded or outside of one, with the values from before it. */
 export function followedSoFar(): ReadonlyMap<Variable, Tensor> {
   const trace = currentTrace();
-  const before = trace === null ? undefined : recorded.get(trace)?.before;
+  const before = trace !== null ? recorded.get(trace)?.before : eager.isDecided ? undefined : eager.before;
   return new Map([...(before ?? [])].map(([variable, node]) => [variable, new Tensor(node)]));
 }
 
