@@ -133,8 +133,11 @@ class Assembly {
   /** Nodes that some other kernel reads, or that are asked for. */
   #storedNodes(): ReadonlySet<Node> {
     const stored = new Set<Node>();
-    for (const group of this.#plan.order)
+    for (const group of this.#plan.order) {
       for (const node of readsOf(group, this.#parts.inline)) if (!isInput(node)) stored.add(node);
+      // A lookup that a barrier awaits and nobody reads still has to find its indices in range.
+      if (group.kind === "index") for (const node of group.cores) stored.add(node);
+    }
     const add = (node: Node): void => {
       const memory = memoryOf(sourceOf(node).base);
       if (!isInput(memory)) stored.add(memory);

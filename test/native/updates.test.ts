@@ -10,8 +10,8 @@ const ISA = ISAS[0] ?? "portable";
 /** Runs on the addon with assignments, and with their values as outputs instead; returns the kinds of kernels that wrote variables. */
 async function check(
   outputs: readonly Node[],
-  assignments: Map<Node, Node>,
-  leaves: Leaves,
+  assignments: ReadonlyMap<Node, Node>,
+  leaves: ReadonlyMap<Node, Float64Array>,
 ): Promise<readonly string[]> {
   const { program, ...got } = await run({ outputs, assignments }, leaves, backendOf(ISA));
   const values = [...outputs, ...assignments.values()];
@@ -58,6 +58,23 @@ describe.skipIf(ISAS.length === 0)("variables", () => {
       { numRuns: 120, seed: 23 },
     );
     expect([...kinds].sort()).toEqual(["contraction", "pointwise", "reduce"]);
+  });
+});
+
+describe.skipIf(ISAS.length === 0)("lookups", () => {
+  it("that a barrier awaits and nobody reads run, and find indices out of range", async () => {
+    const leaves: Leaves = new Map();
+    const [x, table] = [random(leaves, [2, 3], "float32", 1), random(leaves, [4, 3], "float32", 2)];
+    for (const [row, position] of [
+      [3, undefined],
+      [4, 1],
+    ] as const) {
+      const awaited = b.gather(table, leaf(leaves, [2], "int32", [0, row]));
+      const request = { outputs: [b.exp(b.barrier(x, awaited))], assignments: new Map() };
+      const { outputs, fault } = await run(request, leaves, backendOf(ISA));
+      expect(fault?.position).toBe(position);
+      expect(outputs[0]).toHaveLength(6);
+    }
   });
 });
 
