@@ -229,7 +229,7 @@ const MUTANTS = [
   },
   {
     name: "exponents of what is rounded up",
-    file: "src/optim/meters.ts",
+    file: "src/tensor/exponents.ts",
     find: "build.where(build.greater(nearest, bits), build.sub(nearest, 2 ** 16), nearest)",
     replace: "nearest",
     test: "test/optim/meters.test.ts",

@@ -1,18 +1,14 @@
 /** Meters: where gradients lie in the range of 16 bits, and how many updates a 16-bit weight would lose. Values of the step, read late. */
 import { BinadeError } from "../errors.ts";
 import { FORMATS, type HalfDType, isFloat } from "../formats/index.ts";
-import { build } from "../ir/graph.ts";
 import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
-import { full } from "../tensor/create.ts";
+import { EXPONENTS, histogramOf } from "../tensor/exponents.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
 import { realize } from "../tensor/realize.ts";
-import { Tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import type { Steppable } from "./optimizer.ts";
-
-/** Exponents of float32: 0 for zeros and its subnormals, 255 for infinities and NaN. */
-const EXPONENTS = 256;
 
 /** Meters of some tensors in a plain object, which a compiled function may return; `readMeters` reads it. */
 export interface Meters {
@@ -103,29 +99,6 @@ function countsOf(tensor: Tensor): readonly Tensor[] {
     magnitude.isFinite().not(),
   ];
   return conditions.map((condition) => condition.cast("float32").sum());
-}
-
-/** (256), float32. */
-function histogramOf(tensor: Tensor): Tensor {
-  const exponents = exponentOf(tensor.cast("float32")).reshape([tensor.size]);
-  const ones = full([tensor.size, 1], 1);
-  const counts = build.scatterAdd(ones.node, exponents.node, { axis: 0, rows: EXPONENTS, dtype: "float32" });
-  return new Tensor(counts).reshape([EXPONENTS]);
-}
-
-/**
- * Biased exponents, int32. The bits of |x| are an integer of which the upper 9 are sign and exponent. It is cut to the upper 16 by
- * going down to the nearest bfloat16 that is not above, since float32 holds no integer of 31 bits; what is left is exact.
- */
-function exponentOf(x: Tensor): Tensor {
-  const magnitude = build.abs(x.node);
-  const bits = build.bitcast(magnitude, "int32");
-  const nearest = build.bitcast(build.cast(build.cast(magnitude, "bfloat16"), "float32"), "int32");
-  const cut = build.where(build.greater(nearest, bits), build.sub(nearest, 2 ** 16), nearest);
-  const exponents = build.floor(build.mul(build.cast(cut, "float32"), 2 ** -FORMATS.float32.mantissaBits));
-  // NaN's bits need not survive the way through bfloat16.
-  const known = build.where(build.isFinite(x.node), exponents, EXPONENTS - 1);
-  return new Tensor(build.cast(known, "int32"));
 }
 
 /** Lost updates by parameter, in a plain object that a compiled function may return. */

@@ -1,5 +1,6 @@
 /** Per op: how a step's values lie in float16's range. On request, for it takes several times as long as the step. */
 import type { DType } from "../formats/index.ts";
+import { EXPONENTS } from "./exponents.ts";
 import { type Place, type ValueNumbers, valuesOfStep } from "./step-values.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -10,6 +11,11 @@ export interface MeasuredValue extends Place, ValueNumbers {
   readonly shape: readonly number[];
   /** It is a gradient, or made of one. */
   readonly isGradient: boolean;
+  /**
+   * Elements by binade: entry e counts 2^(e − 127) ≤ |x| < 2^(e − 126), entry 0 zeros and float32's subnormals, entry 255 ∞ and
+   * NaN. Counts are float32 numbers: one of more than 2²⁴ is too small.
+   */
+  readonly histogram: Float32Array;
 }
 
 /**
@@ -25,8 +31,8 @@ export async function measureValues<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   ...args: A
 ): Promise<readonly MeasuredValue[]> {
-  const { values } = await valuesOfStep(step, args);
-  return values.map(({ node, place, isGradient, reason, numbers }) => ({
+  const { values } = await valuesOfStep(step, args, { histograms: true });
+  return values.map(({ node, place, isGradient, reason, numbers, histogram }) => ({
     op: node.op.name,
     function: reason?.function ?? place.function,
     module: reason?.module ?? place.module,
@@ -34,6 +40,7 @@ export async function measureValues<A extends readonly Tensor[]>(
     dtype: node.dtype,
     shape: node.shape,
     isGradient,
+    histogram: histogram ?? new Float32Array(EXPONENTS),
     ...numbers,
   }));
 }

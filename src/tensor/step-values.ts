@@ -7,6 +7,7 @@ import { sizeOf } from "../ops/shape.ts";
 import { type CastReason, fullPrecision, placeNow, reasonOf, underRules } from "../precision/autocast.ts";
 import type { AutocastRule } from "../precision/rules.ts";
 import { full, zeros } from "./create.ts";
+import { EXPONENTS, histogramOf } from "./exponents.ts";
 import { concatenate, where } from "./functions.ts";
 import { launch } from "./realize.ts";
 import { Recording } from "./recording.ts";
@@ -30,6 +31,8 @@ export interface StepValue {
   /** Why it was cast, if autocast did. */
   readonly reason: CastReason | undefined;
   readonly numbers: ValueNumbers;
+  /** Elements by biased exponent, see `histogramOf`; null unless asked for. */
+  readonly histogram: Float32Array | null;
 }
 
 /** What is counted of a value. Shares are of all its elements; bounds are float16's. */
@@ -60,18 +63,20 @@ export interface StepValuesOptions {
   readonly rules?: readonly AutocastRule[];
   /** Autocast and policies off. Default false. */
   readonly full?: boolean;
+  /** Whether exponents are counted. Default false. */
+  readonly histograms?: boolean;
 }
 
 /** Runs a step on these arguments and looks at every value; nothing is assigned. */
 export async function valuesOfStep<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   args: A,
-  { rules = [], full = false }: StepValuesOptions = {},
+  { rules = [], full = false, histograms = false }: StepValuesOptions = {},
 ): Promise<StepValues> {
   const places = new Map<Node, Place>();
   let seen: readonly Node[] = [];
   let results: readonly Node[] = [];
-  const traced = (...given: readonly Tensor[]): Tensor => {
+  const traced = (...given: readonly Tensor[]): { numbers: Tensor; binades: Tensor } => {
     const run = (): unknown =>
       observingNodes(
         (node) => note(places, node),
@@ -80,11 +85,16 @@ export async function valuesOfStep<A extends readonly Tensor[]>(
     const returned = full ? fullPrecision(run) : underRules(rules, run);
     results = [...tensorsIn(returned), ...(currentTrace()?.differentiated ?? []).flatMap(({ gradients }) => gradients)];
     seen = topological(results).filter(isWatched);
-    return seen.length === 0 ? zeros([0]) : numbersOf(seen);
+    const counted = histograms ? seen : [];
+    return {
+      numbers: seen.length === 0 ? zeros([0]) : numbersOf(seen),
+      binades: counted.length === 0 ? zeros([0]) : concatenate(counted.map((node) => histogramOf(new Tensor(node)))),
+    };
   };
   const recording = new Recording(traced, args, { effects: false });
   const { leaves, done } = launch(args.map((a) => a.node));
-  const numbers = await (await recording.run(leaves, done)).data();
+  const computed = await recording.run(leaves, done);
+  const [numbers, binades] = [await computed.numbers.data(), await computed.binades.data()];
   const ofGradients = madeOfGradients(seen, places);
   const values = seen.map((node, i) => ({
     node,
@@ -92,6 +102,7 @@ export async function valuesOfStep<A extends readonly Tensor[]>(
     isGradient: ofGradients.has(node),
     reason: reasonOf(node),
     numbers: readNumbers(numbers.slice(i * COUNTED, (i + 1) * COUNTED), sizeOf(node.shape)),
+    histogram: histograms ? Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number) : null,
   }));
   const broken = new Set(values.filter(({ numbers: { nonFinite } }) => nonFinite > 0).map(({ node }) => node));
   return { values, isFinite: !results.some((node) => broken.has(memoryBehind(node))) };

@@ -184,6 +184,14 @@ describe("meters", () => {
       function: "linear",
       nonFinite: 1,
     });
+    for (const { histogram, shape } of values)
+      expect(histogram.reduce((a, b) => a + b, 0)).toBe(shape.reduce((a, b) => a * b, 1));
+    // 10⁵ lies between 2^16 and 2^17, 1 in its own binade; two elements are 0.
+    expect([...(argument?.histogram ?? [])].flatMap((count, e) => (count > 0 ? [[e - 127, count]] : []))).toEqual([
+      [-127, 2],
+      [0, 1],
+      [16, 1],
+    ]);
     const tiny = values.filter(({ isGradient, belowSubnormalShare }) => isGradient && belowSubnormalShare === 1);
     expect(tiny.length).toBeGreaterThan(0);
     expect(
