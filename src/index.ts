@@ -16,7 +16,13 @@ export {
   type SkipReason,
   type StepOutcome,
 } from "./optim/index.ts";
-export { type AutocastOptions, autocast, autocastDType } from "./precision/autocast.ts";
+export {
+  type AutocastDecision,
+  type AutocastOptions,
+  autocast,
+  autocastDType,
+  type CastReason,
+} from "./precision/autocast.ts";
 export {
   amaxOf,
   blockScale,
@@ -71,7 +77,7 @@ export { arange, fromBytes, full, ones, type TensorOptions, tensor, zeros } from
 export { type BackwardArguments, defineOp, type OpDefinition } from "./tensor/custom.ts";
 export { Device } from "./tensor/device.ts";
 export { defaultDevice, onNotice, useDevice } from "./tensor/devices.ts";
-export { type DryRun, dryRun, type EstimatedError, formatDryRun } from "./tensor/dry-run.ts";
+export { type DecidedOps, type DryRun, dryRun, type EstimatedError, formatDryRun } from "./tensor/dry-run.ts";
 export { describeCast, type ExplainedCast, explain, explainDType } from "./tensor/explain.ts";
 export {
   type AttentionOptions,

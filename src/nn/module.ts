@@ -163,11 +163,13 @@ export abstract class Module {
    * Replaces every floating parameter by one of another dtype with the same values, rounded. Do so before an optimizer is
    * made: it would go on updating the old ones. Buffers keep their dtype: running statistics stay float32.
    *
+   * @throws BinadeError `dtype.mismatch` if a policy, of this module or of one inside, names another dtype for its parameters.
    * @example
    * const model = new nn.Linear(4, 2).to("bfloat16"); // 16-bit parameters; optimizers keep float32 masters of them
    */
   to(dtype: FloatDType): this {
     this.#named();
+    for (const [module, path] of pathsOf(this)) module.#requirePolicyOf(dtype, path);
     const replacements = new Map<Variable, Variable>();
     for (const { owner, key, variable, isBuffer } of variablesIn(this, "", new Set())) {
       if (isBuffer || variable.dtype === dtype || !isFloat(variable.dtype)) continue;
@@ -176,6 +178,16 @@ export abstract class Module {
       Reflect.set(owner, key, known);
     }
     return this;
+  }
+
+  #requirePolicyOf(dtype: FloatDType, path: string): void {
+    const policy = this.#policy?.policy;
+    if (policy === undefined || policy.parameter === dtype || this.parameters().length === 0) return;
+    const subject = path === "" ? "the module" : path;
+    throw new BinadeError(
+      "dtype.mismatch",
+      `to: the policy of ${subject} has parameters in ${policy.parameter}, and they were to become ${dtype}; change the policy after to(), or take it away first with withPolicy(null)`,
+    );
   }
 
   /** Number of trained elements. */

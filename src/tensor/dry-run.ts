@@ -121,7 +121,7 @@ function resultsOf<A extends readonly Tensor[]>(
   if (Object.keys(outputs).length + Object.keys(gradients).length === 0) {
     throw new BinadeError(
       "option.invalid",
-      "dryRun: the function returns no floating tensor and computes no gradients; return the loss, for instance",
+      "dryRun: the function returns no floating tensor and computes no gradients; return the loss, for instance, and pass the function that was given to compile, not what compile gave",
     );
   }
   const all = [...Object.values(outputs), ...Object.values(gradients)];

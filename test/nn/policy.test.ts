@@ -177,6 +177,14 @@ it("modules are found by path", () => {
   expect(names.filter((name) => /^blocks\.\d+$/.test(name))).toEqual(["blocks.0", "blocks.1"]);
 });
 
+it("a dtype that a policy does not name is refused, also inside", () => {
+  const model = new nn.Sequential(new nn.Linear(3, 2).withPolicy("fp32"));
+  expectRefusal(() => model.to("bfloat16"), "dtype.mismatch", ["the policy of layers.0", "float32", "bfloat16"]);
+  expect(model.parameters()[0]?.dtype).toBe("float32");
+  model.withPolicies({ "layers.0": null });
+  expect(model.to("bfloat16").parameters()[0]?.dtype).toBe("bfloat16");
+});
+
 it("super.forward applies no policy twice", () => {
   class Twice extends nn.Linear {
     override forward(x: Tensor): Tensor {
