@@ -90,7 +90,9 @@ class Fusion {
       const source = sourceOf(input);
       if (this.#inline.has(source.base)) return this.#operands(source.base);
       const memory = memoryOf(source.base);
-      if (memory === source.base) return isInput(memory) ? [] : [source];
+      // A key is read from memory, whatever the element: never from a kernel's registers.
+      const isKey = node.op.kind === "source";
+      if (memory === source.base) return isInput(memory) ? [] : [isKey ? { ...source, linear: false } : source];
       // Through a barrier, an operand is read from memory, never from a kernel's registers, and after what the barrier awaits.
       return [memory, ...storedBehind(awaitedBy(source.base), this.#inline)].flatMap((base) =>
         isInput(base) ? [] : [{ ...source, base, linear: false }],

@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { build as b, createInput, type Node } from "../../src/ir/graph.ts";
 import { backendOf, expectSame, ISAS, type Leaves, leaf, random } from "../support/differential.ts";
+import { buildRequest, recipes } from "../support/random-graphs.ts";
 import { run } from "../support/run.ts";
 
 const ISA = ISAS[0] ?? "portable";
@@ -58,6 +59,18 @@ describe.skipIf(ISAS.length === 0)("variables", () => {
       { numRuns: 120, seed: 23 },
     );
     expect([...kinds].sort()).toEqual(["contraction", "pointwise", "reduce"]);
+  });
+});
+
+describe.skipIf(ISAS.length === 0)("random programs", () => {
+  it("give the same bits whether they update variables or return the values", async () => {
+    await fc.assert(
+      fc.asyncProperty(recipes, async (recipe) => {
+        const { request, leaves } = buildRequest(recipe);
+        await check(request.outputs, request.assignments, leaves);
+      }),
+      { numRuns: 300, seed: 24 },
+    );
   });
 });
 

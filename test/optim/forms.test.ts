@@ -6,6 +6,7 @@ import {
   compile,
   type DType,
   GradScaler,
+  gradients,
   gradientsFrom,
   optim,
   Tensor,
@@ -109,6 +110,17 @@ describe.each(DEVICES)("weights and state on %s", (device) => {
         expect(Buffer.from(await new Tensor(joined).bytes()).toString("base64")).toEqual((await bytesOf([want]))[0]);
       }
     }
+  });
+
+  it.each([[1], [2]])("stochastic rounding updates %d parameters of as many elements as its key", async (count) => {
+    const ws = Array.from(
+      { length: count },
+      (_, i) => new Variable(`w${i}`, [4], "bfloat16", new Uint16Array(4).fill(0x3f80)),
+    );
+    const optimizer = new optim.SGD(ws, { lr: 0.25, masterWeights: "stochastic" });
+    const loss = ws.map((w) => w.read().cast("float32").square().sum()).reduce((a, b) => a.add(b));
+    optimizer.apply(gradients(loss, ws));
+    for (const w of ws) expect([...(await w.read().data())]).toEqual([0.5, 0.5, 0.5, 0.5]);
   });
 
   it("stochastic rounding draws others at every step, and for every parameter and seed", async () => {
