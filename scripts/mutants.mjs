@@ -252,6 +252,14 @@ const MUTANTS = [
     expected: "case 70",
   },
   {
+    name: "statistics of an applied step under the outcome of the next",
+    file: "src/optim/gradScaler.ts",
+    find: "    endStep();\n",
+    replace: "",
+    test: "test/optim/following.test.ts",
+    expected: "of an applied step stay",
+  },
+  {
     name: "the first rule decides",
     file: "src/precision/rules.ts",
     find: "rules.findLast(",

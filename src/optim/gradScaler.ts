@@ -4,7 +4,7 @@ import { isFloat } from "../formats/index.ts";
 import { topological } from "../ir/walk.ts";
 import { USABLE_SCALES } from "../precision/lossScale.ts";
 import { isPositive, requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
-import { decideStep } from "../tensor/following.ts";
+import { decideStep, endStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -335,6 +335,7 @@ export class GradScaler {
     });
     session.after = { lossScale: this.lossScale, exhausted };
     restartSession(this);
+    endStep();
   }
 
   /**

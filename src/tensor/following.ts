@@ -31,7 +31,7 @@ class FollowingStep {
 }
 
 const recorded = new WeakMap<Trace, FollowingStep>();
-/** Outside of compiled functions a step reaches from the first such assignment after an optimizer's step to the next ones' end. */
+/** Outside of compiled functions a step reaches from the first such assignment after an optimizer's step to `endStep`, or the next one. */
 let eager = new FollowingStep();
 
 function stepOf(trace: Trace): FollowingStep {
@@ -74,6 +74,11 @@ export function decideStep(applied: Tensor | null): void {
   step.decide(applied);
   // A second optimizer's outcome takes back what the first one's let stand.
   if (trace === null) step.settle();
+}
+
+/** The step is over, for use by scalers: what a later step's outcome is, is nothing to what this one assigned. */
+export function endStep(): void {
+  if (currentTrace() === null && eager.isDecided) eager = new FollowingStep();
 }
 
 /** Values that a skipped step may still bring back: a run that overwrites them keeps copies. */

@@ -112,6 +112,24 @@ describe.each(DEVICES)("running statistics on %s", (device) => {
     await expectMean(layer, 1, 3);
   });
 
+  it("of an applied step stay, whatever a later step of another model comes to", async () => {
+    const { layer, scaler, optimizers, step } = setup(1);
+    const { applied } = step(batch(1), poison(false));
+    expect(await applied[0]?.item()).toBe(1);
+    const before = await bytesOf(layer);
+    const other = new nn.Linear(2, 2, { seed: 1 });
+    const another = new optim.SGD(other, { lr: 0.1 });
+    const loss = other
+      .forward(tensor([[1, 2]]))
+      .mul(Number.POSITIVE_INFINITY)
+      .sum();
+    const outcome = scaler.step(another, gradients(scaler.scale(loss), other));
+    scaler.update();
+    expect((await readOutcome(outcome)).applied).toBe(false);
+    expect(await bytesOf(layer)).toEqual(before);
+    expect(optimizers).toHaveLength(1);
+  });
+
   it("come back where something was read between the forward pass and the skipped step", async () => {
     const { layer, scaler, optimizers } = setup(1);
     await layer.forward(batch(1)).data();
