@@ -4,12 +4,12 @@ import { isFloat } from "../formats/index.ts";
 import { topological } from "../ir/walk.ts";
 import { USABLE_SCALES } from "../precision/lossScale.ts";
 import { isPositive, requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { nonFiniteCount } from "../tensor/finite.ts";
 import { decideStep, endStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
-import { nonFiniteCount } from "./finite.ts";
 import {
   allCheckedFinite,
   type Checked,

@@ -1,10 +1,10 @@
 /** The finite check of a scaler: what it looks at, what it makes of a step, and whom it blames. */
 import type { CheckedValues } from "../precision/scalePresets.ts";
 import { full } from "../tensor/create.ts";
+import { nonFiniteCount } from "../tensor/finite.ts";
 import { concatenate, where } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
-import { nonFiniteCount } from "./finite.ts";
 import { type SkipReason, verdictOf } from "./outcome.ts";
 
 /** An unscaled gradient and what was found in it. */

@@ -1,10 +1,11 @@
 /** Optimizers, schedules, clipping, loss scaling: re-exports only. */
+
+export { allFinite } from "../tensor/finite.ts";
 export { GradientAccumulator, type GradientAccumulatorOptions } from "./accumulate.ts";
 export { Adafactor, type AdafactorOptions } from "./adafactor.ts";
 export { Adam, type AdamOptions, AdamW, type AdamWOptions } from "./adam.ts";
 export { WeightAverage, type WeightAverageOptions } from "./average.ts";
 export { clipByGlobalNorm, globalNorm } from "./clip.ts";
-export { allFinite } from "./finite.ts";
 export { GradScaler, type LossTree, type Scaled, type StepOptions } from "./gradScaler.ts";
 export { Lion, type LionOptions } from "./lion.ts";
 export {

@@ -1,8 +1,9 @@
 /** Meters: where gradients lie in the range of 16 bits, and how many updates a 16-bit weight would lose. Values of the step, read late. */
 import { BinadeError } from "../errors.ts";
-import { FORMATS, type HalfDType, isFloat } from "../formats/index.ts";
+import { type HalfDType, isFloat } from "../formats/index.ts";
 import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
 import { EXPONENTS, histogramOf } from "../tensor/exponents.ts";
+import { RANGE_COUNTS, type RangeShares, rangeCounts, rangeShares } from "../tensor/float16-range.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
 import { realize } from "../tensor/realize.ts";
@@ -14,24 +15,16 @@ import type { Steppable } from "./optimizer.ts";
 export interface Meters {
   readonly names: readonly string[];
   readonly sizes: readonly number[];
-  /** float32 (5 · names): for each tensor its zeros, and the elements of every share below. */
+  /** float32 (5 · names), see `rangeCounts`. */
   readonly counts: Tensor;
   /** float32 (names, 256): elements by biased exponent; null unless asked for. */
   readonly histograms: Tensor | null;
 }
 
-/** How the elements of one tensor lie in float16's range. Shares are of all elements. */
-export interface MeterReading {
+/** How the elements of one tensor lie in float16's range. */
+export interface MeterReading extends RangeShares {
   readonly name: string;
   readonly size: number;
-  readonly zeroShare: number;
-  /** Not 0 and below 2⁻²⁴, the least subnormal number: lost in float16, or rounded up to it. */
-  readonly belowSubnormalShare: number;
-  /** Not 0 and below 2⁻¹⁴, the least normal number: kept in float16 with fewer digits. */
-  readonly belowNormalShare: number;
-  /** Finite and above 65504, the largest number. */
-  readonly aboveLargestShare: number;
-  readonly nonFiniteShare: number;
   /**
    * Elements by binade: entry e counts 2^(e − 127) ≤ |x| < 2^(e − 126), entry 0 zeros and float32's subnormals, entry 255 ∞ and
    * NaN; null unless asked for. Counts are float32 numbers: one of more than 2²⁴ is too small.
@@ -80,25 +73,9 @@ export function meterValues(
   return {
     names: entries.map(([name]) => name),
     sizes: tensors.map(({ size }) => size),
-    counts: concatenate(tensors.flatMap((tensor) => countsOf(tensor).map((scalar) => scalar.reshape([1])))),
+    counts: concatenate(tensors.flatMap((tensor) => rangeCounts(tensor).map((scalar) => scalar.reshape([1])))),
     histograms: histograms ? concatenate(tensors.map((tensor) => histogramOf(tensor).reshape([1, EXPONENTS]))) : null,
   };
-}
-
-const COUNTS = 5;
-
-/** Zeros, below the least subnormal and normal number (zeros included), above the largest, and not finite. */
-function countsOf(tensor: Tensor): readonly Tensor[] {
-  const { minSubnormal, minNormal, maxFinite } = FORMATS.float16;
-  const magnitude = tensor.cast("float32").abs();
-  const conditions = [
-    magnitude.equal(0),
-    magnitude.less(minSubnormal),
-    magnitude.less(minNormal),
-    magnitude.greater(maxFinite).and(magnitude.isFinite()),
-    magnitude.isFinite().not(),
-  ];
-  return conditions.map((condition) => condition.cast("float32").sum());
 }
 
 /** Lost updates by parameter, in a plain object that a compiled function may return. */
@@ -166,18 +143,10 @@ export async function readMeters({ names, sizes, counts, histograms }: Meters): 
   const binades = histograms === null ? null : await histograms.data();
   return names.map((name, i) => {
     const size = sizes[i] ?? 0;
-    const share = (count: number): number => count / Math.max(size, 1);
-    const [zero = 0, subnormal = 0, normal = 0, above = 0, nonFinite = 0] = [
-      ...all.slice(i * COUNTS, (i + 1) * COUNTS),
-    ].map(Number);
     return {
       name,
       size,
-      zeroShare: share(zero),
-      belowSubnormalShare: share(subnormal - zero),
-      belowNormalShare: share(normal - zero),
-      aboveLargestShare: share(above),
-      nonFiniteShare: share(nonFinite),
+      ...rangeShares(all.slice(i * RANGE_COUNTS, (i + 1) * RANGE_COUNTS), size),
       histogram: binades === null ? null : Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number),
     };
   });

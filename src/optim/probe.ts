@@ -3,9 +3,9 @@ import { BinadeError } from "../errors.ts";
 import { isNonNegative, isPositive, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
+import { allFinite } from "../tensor/finite.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { allFinite } from "./finite.ts";
 
 export interface ProbeOptions {
   /** Binades below the largest scale that overflows nowhere, ≥ 0. Default 1. */

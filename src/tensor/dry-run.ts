@@ -2,14 +2,12 @@
 import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
-import { type AutocastDecision, fullPrecision, observingDecisions, underRules } from "../precision/autocast.ts";
-import type { AutocastRule } from "../precision/rules.ts";
+import { type AutocastDecision, observingDecisions } from "../precision/autocast.ts";
 import { describeCast, type ExplainedCast, explain } from "./explain.ts";
 import { showBytes } from "./plan.ts";
-import { launch } from "./realize.ts";
-import { Recording } from "./recording.ts";
-import { Tensor } from "./tensor.ts";
-import { currentTrace } from "./trace.ts";
+import { gradientsSoFar, type ReplayOptions, replay } from "./replay.ts";
+import { tensorsByPlace } from "./structure.ts";
+import type { Tensor } from "./tensor.ts";
 
 /** Uses of one op for which autocast decided the same. */
 export interface DecidedOps extends Omit<AutocastDecision, "module"> {
@@ -76,55 +74,37 @@ export interface ComputedStep {
   readonly plan: MemoryPlan;
 }
 
-/** Computes what a step returns and its gradients, and assigns nothing. `full`: autocast and policies off. */
+/** Computes what a step returns and its gradients, and assigns nothing. */
 export async function computeStep<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   args: A,
-  { rules = [], full = false }: { readonly rules?: readonly AutocastRule[]; readonly full?: boolean } = {},
+  options: ReplayOptions = {},
 ): Promise<ComputedStep> {
   const decisions: AutocastDecision[] = [];
   const casts: ExplainedCast[] = [];
-  const traced = (...given: readonly Tensor[]): Traced => {
-    const run = (): Traced => resultsOf(step, given as unknown as A, casts);
-    const ruled = (): Traced => (full ? fullPrecision(run) : underRules(rules, run));
-    return observingDecisions((decision) => decisions.push(decision), ruled);
-  };
-  const recording = new Recording(traced, args, { effects: false });
-  const { leaves, done } = launch(args.map((a) => a.node));
-  const { outputs, gradients } = await recording.run(leaves, done);
-  return {
-    outputs: new Map(Object.entries(outputs)),
-    gradients: new Map(Object.entries(gradients)),
-    decisions,
-    casts,
-    plan: recording.plan(),
-  };
+  const body = (...given: A) =>
+    observingDecisions(
+      (decision) => decisions.push(decision),
+      () => resultsOf(step(...given), casts),
+    );
+  const { result, plan } = await replay(body, args, options);
+  const [outputs, gradients] = [new Map(Object.entries(result.outputs)), new Map(Object.entries(result.gradients))];
+  return { outputs, gradients, decisions, casts, plan };
 }
 
-interface Traced {
-  readonly outputs: Record<string, Tensor>;
-  readonly gradients: Record<string, Tensor>;
-}
-
-/** What the step returns and what it differentiated; `casts` receives what autocast inserted on the way there. */
-function resultsOf<A extends readonly Tensor[]>(
-  step: (...args: A) => unknown,
-  args: A,
-  casts: ExplainedCast[],
-): Traced {
-  const outputs = Object.fromEntries(named(step(...args), ""));
-  const gradients = distinctlyNamed(
-    (currentTrace()?.differentiated ?? []).flatMap(({ parameters, gradients: nodes }) =>
-      nodes.map((node, i) => [parameters[i] ?? "", new Tensor(node)] as const),
-    ),
+/** What the step returned and what it differentiated; `casts` receives what autocast inserted on the way there. */
+function resultsOf(returned: unknown, casts: ExplainedCast[]) {
+  const outputs = Object.fromEntries(
+    tensorsByPlace(returned).flatMap(([place, x]) => (isFloat(x.dtype) ? [[place || "result", x] as const] : [])),
   );
-  if (Object.keys(outputs).length + Object.keys(gradients).length === 0) {
+  const gradients = distinctlyNamed(gradientsSoFar());
+  const all = [...Object.values(outputs), ...Object.values(gradients)];
+  if (all.length === 0) {
     throw new BinadeError(
       "option.invalid",
       "dryRun: the function returns no floating tensor and computes no gradients; return the loss, for instance, and pass the function that was given to compile, not what compile gave",
     );
   }
-  const all = [...Object.values(outputs), ...Object.values(gradients)];
   casts.push(...explain(...all).filter(({ reason }) => reason !== null));
   return { outputs, gradients };
 }
@@ -139,14 +119,6 @@ function distinctlyNamed(entries: readonly (readonly [string, Tensor])[]): Recor
       return [count === 1 ? name : `${name} (${count})`, tensor] as const;
     }),
   );
-}
-
-/** Floating tensors in arrays and plain objects, by place. */
-function named(value: unknown, path: string): readonly (readonly [string, Tensor])[] {
-  if (value instanceof Tensor) return isFloat(value.dtype) ? [[path === "" ? "result" : path, value]] : [];
-  if (Array.isArray(value)) return value.flatMap((part, i) => named(part, `${path}[${i}]`));
-  if (typeof value !== "object" || value === null || Object.getPrototypeOf(value) !== Object.prototype) return [];
-  return Object.entries(value).flatMap(([key, part]) => named(part, path === "" ? key : `${path}.${key}`));
 }
 
 /** Errors by name, the largest first. */

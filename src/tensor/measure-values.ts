@@ -1,16 +1,20 @@
 /** Per op: how a step's values lie in float16's range. On request, for it takes several times as long as the step. */
 import type { DType } from "../formats/index.ts";
-import { EXPONENTS } from "./exponents.ts";
-import { type Place, type ValueNumbers, valuesOfStep } from "./step-values.ts";
+import type { RangeShares } from "./float16-range.ts";
+import { type Place, valuesOfStep } from "./step-values.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** One value of a step. */
-export interface MeasuredValue extends Place, ValueNumbers {
+export interface MeasuredValue extends Place, RangeShares {
   readonly op: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
   /** It is a gradient, or made of one. */
   readonly isGradient: boolean;
+  /** Elements that are infinite or NaN. */
+  readonly nonFinite: number;
+  /** Largest magnitude among the finite ones. */
+  readonly largest: number;
   /**
    * Elements by binade: entry e counts 2^(e − 127) ≤ |x| < 2^(e − 126), entry 0 zeros and float32's subnormals, entry 255 ∞ and
    * NaN. Counts are float32 numbers: one of more than 2²⁴ is too small.
@@ -31,16 +35,14 @@ export async function measureValues<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   ...args: A
 ): Promise<readonly MeasuredValue[]> {
-  const { values } = await valuesOfStep(step, args, { histograms: true });
-  return values.map(({ node, place, isGradient, reason, numbers, histogram }) => ({
-    op: node.op.name,
-    function: reason?.function ?? place.function,
-    module: reason?.module ?? place.module,
-    gradientOf: place.gradientOf,
-    dtype: node.dtype,
-    shape: node.shape,
-    isGradient,
-    histogram: histogram ?? new Float32Array(EXPONENTS),
-    ...numbers,
-  }));
+  const { values } = await valuesOfStep(step, args, { ranges: true });
+  return values.flatMap(({ node, place, isGradient, reason, nonFinite, largest, range }) => {
+    if (range === null) return [];
+    const { shares, histogram } = range;
+    const [called, module] = [reason?.function ?? place.function, reason?.module ?? place.module];
+    const where = { function: called, module, gradientOf: place.gradientOf, isGradient };
+    return [
+      { op: node.op.name, dtype: node.dtype, shape: node.shape, ...where, nonFinite, largest, ...shares, histogram },
+    ];
+  });
 }

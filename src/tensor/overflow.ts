@@ -82,7 +82,7 @@ export async function explainOverflow<A extends readonly Tensor[]>(
     gradientOf: place.gradientOf,
     dtype: node.dtype,
     shape: node.shape,
-    nonFinite: culprit.numbers.nonFinite,
+    nonFinite: culprit.nonFinite,
     operands: operandsOf(culprit, watched),
     largestInFloat32: twin.largestOf(culprit),
     why: explainDType(new Tensor(node)),
@@ -121,11 +121,11 @@ class Twin {
 
   largestOf(value: StepValue): number | null {
     const other = this.of(value.node);
-    return other === undefined || other.numbers.nonFinite > 0 ? null : other.numbers.largest;
+    return other === undefined || other.nonFinite > 0 ? null : other.largest;
   }
 
   isBroken(value: StepValue): boolean {
-    return (this.of(value.node)?.numbers.nonFinite ?? 0) > 0;
+    return (this.of(value.node)?.nonFinite ?? 0) > 0;
   }
 
   /** The largest share of their dtype's range that gradients would take. */
@@ -151,7 +151,7 @@ function byPlace(values: readonly StepValue[]): ReadonlyMap<string, readonly Ste
   return groups;
 }
 
-const isBroken = ({ numbers }: StepValue): boolean => numbers.nonFinite > 0;
+const isBroken = ({ nonFinite }: StepValue): boolean => nonFinite > 0;
 
 /** The first value that is not finite though its operands are; one that is finite in float32, if there is one. */
 function firstCulprit({ values }: StepValues, twin: Twin): StepValue | undefined {
@@ -166,7 +166,7 @@ function operandsOf({ node }: StepValue, { values }: StepValues): readonly Overf
   return node.inputs.flatMap((input) => {
     const behind = memoryBehind(input);
     const value = values.find((candidate) => candidate.node === behind);
-    return value === undefined ? [] : [{ value: nameOf(behind), dtype: behind.dtype, largest: value.numbers.largest }];
+    return value === undefined ? [] : [{ value: nameOf(behind), dtype: behind.dtype, largest: value.largest }];
   });
 }
 

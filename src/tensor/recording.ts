@@ -11,6 +11,7 @@ import { defaultDevice } from "./devices.ts";
 import { forgetFollowing } from "./following.ts";
 import { planOf } from "./plan.ts";
 import { deviceOf, execute, type LeafValue, leafOverBuffer, requireValue, substituteRealized } from "./runtime.ts";
+import { mapTensors } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
 import { recording, type Trace } from "./trace.ts";
 import { dropPending, takePending, type Variable, withoutPending } from "./variable.ts";
@@ -183,24 +184,16 @@ function record<R>(
   }
 }
 
-/** The tensors inside plain objects and arrays, and how to put computed ones in their places. */
+/** The tensors of a structure, and how to put computed ones in their places; the structure is kept as it is now. */
 function flatten<R>(value: R): { tensors: readonly Node[]; rebuild: (computed: readonly Tensor[]) => R } {
   const tensors: Node[] = [];
-  const visit = (v: unknown): ((computed: readonly Tensor[]) => unknown) => {
-    if (v instanceof Tensor) {
-      const index = tensors.push(v.node) - 1;
-      return (computed) => computed[index];
-    }
-    if (Array.isArray(v)) {
-      const parts = v.map(visit);
-      return (computed) => parts.map((part) => part(computed));
-    }
-    if (typeof v === "object" && v !== null && Object.getPrototypeOf(v) === Object.prototype) {
-      const parts = Object.entries(v).map(([key, part]) => [key, visit(part)] as const);
-      return (computed) => Object.fromEntries(parts.map(([key, part]) => [key, part(computed)]));
-    }
-    return () => v;
+  const kept = mapTensors(value, (tensor) => {
+    tensors.push(tensor.node);
+    return tensor;
+  });
+  const rebuild = (computed: readonly Tensor[]): R => {
+    let next = 0;
+    return mapTensors(kept, () => computed[next++] as Tensor);
   };
-  const rebuild = visit(value);
-  return { tensors, rebuild: (computed) => rebuild(computed) as R };
+  return { tensors, rebuild };
 }

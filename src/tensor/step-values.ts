@@ -1,18 +1,18 @@
-/** Every floating value of a step with its place, and two numbers of each: how many elements are not finite, and the largest. */
+/** Every floating value of a step with its place: how many elements are not finite, the largest, and on request its range. */
 import { differentiatedNode } from "../autodiff/backward.ts";
-import { FORMATS, isFloat } from "../formats/index.ts";
+import { isFloat } from "../formats/index.ts";
 import { type Node, observingNodes } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
 import { sizeOf } from "../ops/shape.ts";
-import { type CastReason, fullPrecision, placeNow, reasonOf, underRules } from "../precision/autocast.ts";
-import type { AutocastRule } from "../precision/rules.ts";
+import { type CastReason, placeNow, reasonOf } from "../precision/autocast.ts";
 import { full, zeros } from "./create.ts";
 import { EXPONENTS, histogramOf } from "./exponents.ts";
+import { nonFiniteCount } from "./finite.ts";
+import { RANGE_COUNTS, type RangeShares, rangeCounts, rangeShares } from "./float16-range.ts";
 import { concatenate, where } from "./functions.ts";
-import { launch } from "./realize.ts";
-import { Recording } from "./recording.ts";
+import { gradientsSoFar, type ReplayOptions, replay } from "./replay.ts";
+import { tensorsByPlace } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
-import { currentTrace } from "./trace.ts";
 
 /** Where a value is computed. */
 export interface Place {
@@ -20,6 +20,13 @@ export interface Place {
   readonly module: string | null;
   /** The op whose gradient it belongs to; null in forward. */
   readonly gradientOf: string | null;
+}
+
+/** Where the elements of a value lie. */
+export interface ValueRange {
+  readonly shares: RangeShares;
+  /** Elements by biased exponent, see `histogramOf`. */
+  readonly histogram: Float32Array;
 }
 
 /** One value of a step. */
@@ -30,24 +37,12 @@ export interface StepValue {
   readonly isGradient: boolean;
   /** Why it was cast, if autocast did. */
   readonly reason: CastReason | undefined;
-  readonly numbers: ValueNumbers;
-  /** Elements by biased exponent, see `histogramOf`; null unless asked for. */
-  readonly histogram: Float32Array | null;
-}
-
-/** What is counted of a value. Shares are of all its elements; bounds are float16's. */
-export interface ValueNumbers {
   /** Elements that are infinite or NaN. */
   readonly nonFinite: number;
   /** Largest magnitude among the finite ones. */
   readonly largest: number;
-  readonly zeroShare: number;
-  /** Not 0 and below 2⁻²⁴, the least subnormal number: what float16 loses, or rounds up to it. */
-  readonly belowSubnormalShare: number;
-  /** Not 0 and below 2⁻¹⁴, the least normal number: what float16 keeps with fewer digits. */
-  readonly belowNormalShare: number;
-  /** Finite and above 65504, the largest number. */
-  readonly aboveLargestShare: number;
+  /** Where its elements lie; null unless asked for. */
+  readonly range: ValueRange | null;
 }
 
 export interface StepValues {
@@ -58,53 +53,55 @@ export interface StepValues {
 }
 
 /** How a step is watched. */
-export interface StepValuesOptions {
-  /** Rules that every region begins with. Default none. */
-  readonly rules?: readonly AutocastRule[];
-  /** Autocast and policies off. Default false. */
-  readonly full?: boolean;
-  /** Whether exponents are counted. Default false. */
-  readonly histograms?: boolean;
+export interface StepValuesOptions extends ReplayOptions {
+  /** Whether the range of every value is measured. Default false. */
+  readonly ranges?: boolean;
 }
 
 /** Runs a step on these arguments and looks at every value; nothing is assigned. */
 export async function valuesOfStep<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   args: A,
-  { rules = [], full = false, histograms = false }: StepValuesOptions = {},
+  { ranges = false, ...options }: StepValuesOptions = {},
 ): Promise<StepValues> {
   const places = new Map<Node, Place>();
   let seen: readonly Node[] = [];
   let results: readonly Node[] = [];
-  const traced = (...given: readonly Tensor[]): { numbers: Tensor; binades: Tensor } => {
-    const run = (): unknown =>
-      observingNodes(
-        (node) => note(places, node),
-        () => step(...(given as unknown as A)),
-      );
-    const returned = full ? fullPrecision(run) : underRules(rules, run);
-    results = [...tensorsIn(returned), ...(currentTrace()?.differentiated ?? []).flatMap(({ gradients }) => gradients)];
+  const body = (...given: A) => {
+    const returned = observingNodes(
+      (node) => note(places, node),
+      () => step(...given),
+    );
+    results = [...tensorsByPlace(returned), ...gradientsSoFar()].map(([, { node }]) => node);
     seen = topological(results).filter(isWatched);
-    const counted = histograms ? seen : [];
+    const tensors = seen.map((node) => new Tensor(node));
     return {
-      numbers: seen.length === 0 ? zeros([0]) : numbersOf(seen),
-      binades: counted.length === 0 ? zeros([0]) : concatenate(counted.map((node) => histogramOf(new Tensor(node)))),
+      extremes: joined(tensors.flatMap((x) => [nonFiniteCount(x), largestOf(x)])),
+      counts: joined(ranges ? tensors.flatMap(rangeCounts) : []),
+      binades: joined(ranges ? tensors.map(histogramOf) : []),
     };
   };
-  const recording = new Recording(traced, args, { effects: false });
-  const { leaves, done } = launch(args.map((a) => a.node));
-  const computed = await recording.run(leaves, done);
-  const [numbers, binades] = [await computed.numbers.data(), await computed.binades.data()];
+  const { result } = await replay(body, args, options);
+  const [extremes, counts, binades] = [
+    await result.extremes.data(),
+    await result.counts.data(),
+    await result.binades.data(),
+  ];
+  const rangeOf = (i: number, elements: number): ValueRange => ({
+    shares: rangeShares(counts.slice(i * RANGE_COUNTS, (i + 1) * RANGE_COUNTS), elements),
+    histogram: Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number),
+  });
   const ofGradients = madeOfGradients(seen, places);
   const values = seen.map((node, i) => ({
     node,
     place: places.get(node) ?? NOWHERE,
     isGradient: ofGradients.has(node),
     reason: reasonOf(node),
-    numbers: readNumbers(numbers.slice(i * COUNTED, (i + 1) * COUNTED), sizeOf(node.shape)),
-    histogram: histograms ? Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number) : null,
+    nonFinite: Number(extremes[2 * i]),
+    largest: Number(extremes[2 * i + 1]),
+    range: ranges ? rangeOf(i, sizeOf(node.shape)) : null,
   }));
-  const broken = new Set(values.filter(({ numbers: { nonFinite } }) => nonFinite > 0).map(({ node }) => node));
+  const broken = new Set(values.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
   return { values, isFinite: !results.some((node) => broken.has(memoryBehind(node))) };
 }
 
@@ -137,49 +134,10 @@ export function memoryBehind(node: Node): Node {
   return node.op.kind === "movement" && x !== undefined ? memoryBehind(x) : node;
 }
 
-const FLOAT16 = FORMATS.float16;
-/** Numbers per value, in the order of `numbersOf`. */
-const COUNTED = 6;
+/** Largest finite magnitude, float32; 0 of no elements. */
+const largestOf = (x: Tensor): Tensor =>
+  x.size === 0 ? full([], 0) : where(x.isFinite(), x.abs(), 0).cast("float32").max();
 
-/** (6 · nodes), float32: counts, and a magnitude. */
-function numbersOf(nodes: readonly Node[]): Tensor {
-  const count = (condition: Tensor): Tensor => condition.cast("float32").sum();
-  return concatenate(
-    nodes.flatMap((node) => {
-      const x = new Tensor(node).cast("float32");
-      const finite = x.isFinite();
-      const magnitude = where(finite, x.abs(), 0);
-      const some = magnitude.greater(0);
-      return [
-        count(finite.not()),
-        node.shape.includes(0) ? full([], 0) : magnitude.max(),
-        count(finite.and(some.not())),
-        count(some.and(magnitude.less(FLOAT16.minSubnormal))),
-        count(some.and(magnitude.less(FLOAT16.minNormal))),
-        count(magnitude.greater(FLOAT16.maxFinite)),
-      ].map((scalar) => scalar.reshape([1]));
-    }),
-  );
-}
-
-/** Of no elements every share is 0. */
-function readNumbers(counted: ArrayLike<number>, elements: number): ValueNumbers {
-  const at = (i: number): number => Number(counted[i]);
-  const size = Math.max(elements, 1);
-  return {
-    nonFinite: at(0),
-    largest: at(1),
-    zeroShare: at(2) / size,
-    belowSubnormalShare: at(3) / size,
-    belowNormalShare: at(4) / size,
-    aboveLargestShare: at(5) / size,
-  };
-}
-
-/** Floating tensors in arrays and plain objects. */
-function tensorsIn(value: unknown): readonly Node[] {
-  if (value instanceof Tensor) return isFloat(value.dtype) ? [value.node] : [];
-  if (Array.isArray(value)) return value.flatMap(tensorsIn);
-  if (typeof value !== "object" || value === null || Object.getPrototypeOf(value) !== Object.prototype) return [];
-  return Object.values(value).flatMap(tensorsIn);
-}
+/** Scalars and lists of float32 one after another. */
+const joined = (parts: readonly Tensor[]): Tensor =>
+  parts.length === 0 ? zeros([0]) : concatenate(parts.map((part) => part.reshape([part.size])));

@@ -1,23 +1,11 @@
-/** Tensors inside arrays and plain objects: casts of all of them, and selection between two of the same structure. */
+/** Casts of all tensors in a structure, and selection between two of the same structure. */
 import { BinadeError } from "../errors.ts";
 import type { FloatDType } from "../formats/index.ts";
 import { showShape } from "../ops/shape.ts";
 import { castByPolicy, isAutocastable } from "../precision/autocast.ts";
 import { where } from "./functions.ts";
+import { isPlain, mapTensors } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
-
-const isPlain = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
-
-/** The same structure with every tensor in it changed; what is neither tensor, array nor plain object stays as it is. */
-export function mapTensors<T>(tree: T, change: (tensor: Tensor) => Tensor): T {
-  const visit = (value: unknown): unknown => {
-    if (value instanceof Tensor) return change(value);
-    if (Array.isArray(value)) return value.map(visit);
-    return isPlain(value) ? Object.fromEntries(Object.entries(value).map(([key, part]) => [key, visit(part)])) : value;
-  };
-  return visit(tree) as T;
-}
 
 /**
  * The same structure with floating tensors in `dtype`. Integers, booleans, float64 and whatever is no tensor stay as they are.

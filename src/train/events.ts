@@ -1,4 +1,5 @@
 /** What a training run says: one typed stream for the progress bar, the JSON lines, the dashboard and the tests. */
+import type { MeterReading } from "../optim/meters.ts";
 import type { SkipReason } from "../optim/outcome.ts";
 
 /** The run begins. Always the first event. */
@@ -105,18 +106,8 @@ export type MeteredEvent = {
   readonly elapsedMs: number;
 };
 
-/** Shares are of all elements, from 0 to 1. */
-export interface MeteredGradient {
-  readonly name: string;
-  readonly size: number;
-  readonly zeroShare: number;
-  /** Not 0 and below 2⁻²⁴. */
-  readonly belowSubnormalShare: number;
-  /** Not 0 and below 2⁻¹⁴. */
-  readonly belowNormalShare: number;
-  /** Above 65504. */
-  readonly aboveLargestShare: number;
-  readonly nonFiniteShare: number;
+/** How the elements of a parameter's gradient lie in float16's range. */
+export interface MeteredGradient extends Omit<MeterReading, "histogram"> {
   /** Share of the updates that a bfloat16 weight would lose, of a float32 parameter. */
   readonly lostUpdateShare?: number;
 }

@@ -1,7 +1,7 @@
 /** The finite check: by the bits of stored values, inside the graph. */
 import { isFloat } from "../formats/index.ts";
-import { full } from "../tensor/create.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { full } from "./create.ts";
+import type { Tensor } from "./tensor.ts";
 
 /**
  * How many elements are infinite or NaN: a float32 scalar, never 0 where there is one (a sum of ones in float32 stops
