@@ -469,7 +469,7 @@ const MUTANTS = [
     file: "src/optim/gradScaler.ts",
     find: "scalers.map((scaler) => sessionOf(scaler).checked)",
     replace: "[sessionOf(this).checked]",
-    test: "test/optim/scalers.test.ts",
+    test: "test/optim/several-scalers.test.ts",
     expected: "the second overflows",
   },
   {
@@ -477,7 +477,7 @@ const MUTANTS = [
     file: "src/optim/gradScaler.ts",
     find: ".mul(this.lossScale.div(from.lossScale))",
     replace: "",
-    test: "test/optim/scalers.test.ts",
+    test: "test/optim/several-scalers.test.ts",
     expected: "the lower part keeps gradients that one scale loses",
   },
   {
@@ -485,7 +485,7 @@ const MUTANTS = [
     file: "src/optim/gradScaler.ts",
     find: "return scale.greaterEqual(least).and(scale.lessEqual(greatest));",
     replace: "return scale.greaterEqual(0);",
-    test: "test/optim/scalers.test.ts",
+    test: "test/optim/skip-reasons.test.ts",
     expected: "a scale of 0, whose gradients are finite",
   },
   {
@@ -493,7 +493,7 @@ const MUTANTS = [
     file: "src/optim/windowStatistics.ts",
     find: "if (copy !== undefined) followSince(variable, copy.read());",
     replace: "void [copy, followSince];",
-    test: "test/optim/scalers.test.ts",
+    test: "test/optim/scaled-accumulation.test.ts",
     expected: "takes back the running statistics of a whole window",
   },
   {

@@ -47,7 +47,7 @@ export abstract class Module {
     scopeForward(
       this,
       () => guarded(() => this.#policy),
-      (outermost) => (outermost instanceof Module ? (pathsOf(outermost).get(this) ?? null) : null),
+      (outermost) => (outermost instanceof Module ? pathsOf(outermost) : new Map()),
     );
   }
 

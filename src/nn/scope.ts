@@ -28,7 +28,10 @@ export function modulePolicy(
   const policy = readPolicy(given);
   const { compute, parameter } = policy;
   if (compute !== "float32" && compute !== "float16" && compute !== "bfloat16") {
-    throw new BinadeError("option.invalid", `withPolicy: compute is ${compute}, expected float32, float16 or bfloat16`);
+    throw new BinadeError(
+      "option.invalid",
+      `withPolicy: compute is ${compute}, expected float32, float16 or bfloat16; name one of them after c=`,
+    );
   }
   const others = [...parameters].filter(([, { dtype }]) => dtype !== parameter);
   if (others.length > 0) {
@@ -57,12 +60,12 @@ let root: object | null = null;
  * Has `forward` run under the module's path and policy. A property of the object, not of its class: `super.forward` stays
  * what the class wrote, and applies no policy twice.
  *
- * @param pathIn the module's path from another that holds it
+ * @param pathsIn the paths of a module and of what is inside it
  */
 export function scopeForward(
   module: object,
   policyNow: () => ModulePolicy | null,
-  pathIn: (outermost: object) => string | null,
+  pathsIn: (outermost: object) => ReadonlyMap<object, string>,
 ): void {
   const forward: unknown = Reflect.get(module, "forward");
   if (typeof forward !== "function") return;
@@ -70,10 +73,11 @@ export function scopeForward(
     const outermost = root;
     root ??= module;
     const from = root;
-    let path: string | null | undefined;
-    const pathNow = (): string | null => (path === undefined ? (path = pathIn(from)) : path);
+    let paths: ReadonlyMap<object, string> | undefined;
+    const pathsNow = (): ReadonlyMap<object, string> => (paths ??= pathsIn(from));
+    const place = { path: () => pathsNow().get(module) ?? null, paths: () => pathsNow().values() };
     try {
-      return underPolicy(policyNow(), pathNow, args, (given) => Reflect.apply(forward, module, given));
+      return underPolicy(policyNow(), place, args, (given) => Reflect.apply(forward, module, given));
     } finally {
       root = outermost;
     }
@@ -85,11 +89,11 @@ export function scopeForward(
 /** After jmp: what goes in is cast to the compute dtype, what comes out to the output dtype. */
 function underPolicy(
   policy: ModulePolicy | null,
-  path: () => string | null,
+  { path, paths }: { readonly path: () => string | null; readonly paths: () => Iterable<string> },
   args: readonly unknown[],
   forward: (args: readonly unknown[]) => unknown,
 ): unknown {
-  if (policy === null) return inModule(path, null, () => forward(args));
+  if (policy === null) return inModule(path, paths, null, () => forward(args));
   const { compute, output } = policy.policy;
-  return inModule(path, policy, () => castTreeByPolicy(forward(castTreeByPolicy(args, compute)), output));
+  return inModule(path, paths, policy, () => castTreeByPolicy(forward(castTreeByPolicy(args, compute)), output));
 }

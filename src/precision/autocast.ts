@@ -10,6 +10,7 @@ import {
   type FunctionName,
   type ReadyRule,
   readyRules,
+  requireModules,
   ruleFor,
 } from "./rules.ts";
 
@@ -23,9 +24,11 @@ export interface AutocastRegion {
   readonly function: FunctionName | null;
   /** Path of the innermost module that runs; null outside of modules. */
   readonly path: () => string | null;
+  /** For each region whose rules name modules: every path of the outermost modules that ran in it. */
+  readonly ranIn: readonly Set<string>[];
 }
 
-const OUTSIDE: AutocastRegion = { dtype: null, rules: [], function: null, path: () => null };
+const OUTSIDE: AutocastRegion = { dtype: null, rules: [], function: null, path: () => null, ranIn: [] };
 let current = OUTSIDE;
 
 /** The compute dtype in force, or null outside every region. */
@@ -42,8 +45,8 @@ export interface AutocastOptions {
  *
  * @param dtype "float16", "bfloat16", or false to switch autocast off inside.
  * @returns what `body` returns.
- * @throws BinadeError `autocast.async` if `body` returns a promise; `option.invalid` or `option.unknown` for another dtype, or
- * a rule that names no op.
+ * @throws BinadeError `autocast.async` if `body` returns a promise; `option.invalid` or `option.unknown` for another dtype, a
+ * rule that names no op, or one that names no module although modules ran.
  * @example
  * const loss = autocast("bfloat16", () => crossEntropy(model.forward(x), y));
  * @example
@@ -58,8 +61,13 @@ export function autocast<T>(dtype: HalfDType | false, body: () => T, options: Au
     );
   }
   requireKnownKeys("autocast", options, ["rules"]);
-  const rules = [...current.rules, ...readyRules(options.rules ?? [])];
-  return within({ ...current, dtype: dtype === false ? null : dtype, rules }, body);
+  const own = readyRules(options.rules ?? []);
+  const paths = new Set<string>();
+  const ranIn = own.some(({ matchesModule }) => matchesModule !== null) ? [...current.ranIn, paths] : current.ranIn;
+  const region = { ...current, dtype: dtype === false ? null : dtype, rules: [...current.rules, ...own], ranIn };
+  const result = within(region, body);
+  requireModules(own, paths);
+  return result;
 }
 
 /** Runs `body` in a region; it must not leave it waiting. */
@@ -101,12 +109,19 @@ export const outsideRegions = <T>(body: () => T): T => inRegion(OUTSIDE, body);
 export const inFunction = <T>(name: FunctionName, body: () => T): T =>
   inRegion({ ...current, function: current.function ?? name }, body);
 
-/** Runs `body` as the forward of a module; a policy has rules and a compute dtype of its own. */
+/**
+ * Runs `body` as the forward of a module; a policy has rules and a compute dtype of its own.
+ *
+ * @param paths of the outermost module that runs: its own and those inside
+ */
 export function inModule<T>(
   path: () => string | null,
+  paths: () => Iterable<string>,
   policy: Pick<AutocastRegion, "dtype" | "rules"> | null,
   body: () => T,
 ): T {
+  for (const ran of current.ranIn) for (const known of paths()) ran.add(known);
+  if (policy !== null && policy.rules.length > 0) requireModules(policy.rules, new Set(paths()));
   const region = { ...current, function: null, path };
   if (policy === null) return inRegion(region, body);
   return within({ ...region, dtype: policy.dtype, rules: [...current.rules, ...policy.rules] }, body);

@@ -160,6 +160,23 @@ export function ruleFor(
   );
 }
 
+/**
+ * A misspelt path would leave the default in force without a word, so a rule must meet one of the paths of what ran.
+ *
+ * @param paths none: no module ran, and nothing is known of its paths
+ * @throws BinadeError `option.invalid` for a rule that meets none.
+ */
+export function requireModules(rules: readonly ReadyRule[], paths: ReadonlySet<string>): void {
+  if (paths.size === 0) return;
+  const unmet = rules.find(({ matchesModule }) => matchesModule !== null && ![...paths].some(matchesModule));
+  if (unmet === undefined) return;
+  const known = [...paths].filter((path) => path !== "").join(", ");
+  throw new BinadeError(
+    "option.invalid",
+    `autocast: rule ${unmet.text}: no module that ran is there; expected one of ${known === "" ? "none: the module has no parts" : known}`,
+  );
+}
+
 function isInside(matches: ReadyRule["matchesModule"], path: () => string | null): boolean {
   if (matches === null) return true;
   const where = path();

@@ -9,7 +9,7 @@ import {
   backendOf,
   both,
   expectNear,
-  expectSame,
+  expectSameForThreads,
   HALF,
   ISAS,
   type Leaves,
@@ -186,17 +186,6 @@ describe.skipIf(loaded.addon === null)("norms of channels", () => {
     );
     const found = gradients(loss, [x, w, bias]);
     const outputs = [out, ...[x, w, bias].map((node) => found.get(node) ?? node)];
-    const results: Float64Array[][] = [];
-    for (const threads of [1, 2, 3, 8]) {
-      loaded.addon?.setThreads(threads);
-      const cpu = await run({ outputs, assignments: new Map() }, leaves, backendOf(ISAS[0] ?? "portable"));
-      results.push([...cpu.outputs]);
-    }
-    loaded.addon?.setThreads(2);
-    for (const other of results.slice(1))
-      results[0]?.forEach((values, i) => {
-        expectSame(other[i], values, `output ${i}`);
-      });
-    expect(results).toHaveLength(4);
+    await expectSameForThreads(outputs, leaves);
   });
 });

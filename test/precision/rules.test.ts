@@ -18,6 +18,7 @@ import {
 } from "../../src/index.ts";
 import { OPS } from "../../src/ops/index.ts";
 import { exactModulePattern, FUNCTIONS, isOpName } from "../../src/precision/rules.ts";
+import { expectRefusal } from "../support/refusal.ts";
 
 beforeAll(() => {
   useDevice("reference");
@@ -106,6 +107,22 @@ describe("a rule", () => {
   ])("a path %s means none of its parts or more by **, one by *", (text, met, unmet) => {
     const pattern = exactModulePattern(text);
     expect([...met, ...unmet].filter((path) => pattern.test(path))).toEqual(met);
+  });
+
+  it("that names no module of those that ran is refused, and one is enough", () => {
+    const [first, second] = [new nn.Sequential(new nn.Linear(2, 2)), new nn.Linear(2, 2)];
+    const under = (module: string, ...models: readonly (nn.Module & { forward(x: Tensor): Tensor })[]) =>
+      autocast("bfloat16", () => models.map((model) => model.forward(matrix())), {
+        rules: [{ module, autocast: "wide" }],
+      });
+    expectRefusal(() => under("haed", first), "option.invalid", ["in haed", "expected one of layers.0"]);
+    expectRefusal(() => under("haed", second), "option.invalid", ["none"]);
+    expect(under("layers.0", second, first)).toHaveLength(2);
+    expect(under("haed")).toEqual([]);
+    const inner = { rules: [{ op: "linear", module: "haed", autocast: "wide" }] } as const;
+    expectRefusal(() => first.withPolicy("mixed_bfloat16", inner).forward(matrix()), "option.invalid", [
+      "linear in haed",
+    ]);
   });
 
   it("does not reach outside of modules when it names one", () => {

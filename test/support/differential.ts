@@ -54,6 +54,19 @@ export function expectSame(
     if (!Object.is(got?.[i], want?.[i])) expect(got?.[i], `${what}[${i}]`).toBe(want?.[i]);
 }
 
+/** The same bits for 1, 2, 3 and 8 threads, on the first instruction set of this machine. */
+export async function expectSameForThreads(outputs: readonly Node[], leaves: Leaves): Promise<void> {
+  const results: (readonly Float64Array[])[] = [];
+  for (const threads of [1, 2, 3, 8]) {
+    loaded.addon?.setThreads(threads);
+    results.push((await run({ outputs, assignments: new Map() }, leaves, backendOf(ISAS[0] ?? "portable"))).outputs);
+  }
+  loaded.addon?.setThreads(2);
+  const [first = [], ...others] = results;
+  expect(first).toHaveLength(outputs.length);
+  for (const other of others) for (const [i, values] of first.entries()) expectSame(other[i], values, `output ${i}`);
+}
+
 /** |got − want| ≤ allowed(i), with equal infinities and NaN. */
 export function expectNear(
   got: ArrayLike<number> | undefined,

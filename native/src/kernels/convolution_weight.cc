@@ -155,7 +155,7 @@ Rooms makeRooms(const Work& work, int worker) {
     // The masked lanes of a row's last piece may lie up to a vector past the last picture.
     rooms.x = cut.bytes(plan.images * plan.layout.imageLength * plan.size + vectorByteLength);
     rooms.g = cut.bytes((plan.blockStrips * dotRows * plan.steps + 1) * vectorByteLength);
-    rooms.spare = cut.bytes(8 * most(plan.x.source, plan.x.result));
+    rooms.spare = cut.bytes(8 * plan.x.source);
     rooms.masks = cut.bytes((plan.steps + 1) * vectorByteLength);
     rooms.spans = reinterpret_cast<PhaseSpan*>(cut.bytes(plan.x.phases * static_cast<int64_t>(sizeof(PhaseSpan))));
     rooms.gPlaces = cut.words(plan.steps);
