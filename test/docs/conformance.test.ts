@@ -1,8 +1,11 @@
 /** docs/conformance.md against the tests: every case has a test whose title starts with its number, every mutant exists. */
+import { readdirSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { page, tableRows } from "./markdown.ts";
+import { page, ROOT, tableRows } from "./markdown.ts";
 
-const MUTANTS = [...page("scripts/mutants.mjs").matchAll(/^ {4}name: "([^"]+)"/gm)].map((match) => match[1]);
+const MUTANTS = readdirSync(`${ROOT}scripts/mutants`).flatMap((file) =>
+  [...page(`scripts/mutants/${file}`).matchAll(/^ {4}name: "([^"]+)"/gm)].map((match) => match[1]),
+);
 
 /** The sections that state their tests. */
 const SECTIONS = page("docs/conformance.md")
