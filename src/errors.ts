@@ -60,3 +60,19 @@ export function invariant(condition: unknown, message: () => string): asserts co
 /** At most three names, and how many more there are. */
 export const listNames = (names: readonly string[]): string =>
   names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+
+/** What was given, for a message: numbers and texts as written, objects as JSON or by their class; never throws itself. */
+export function showValue(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "bigint") return `${value}n`;
+  if (typeof value === "function") return "a function";
+  if (value instanceof Promise) return "a promise";
+  if (typeof value !== "object" || value === null) return String(value);
+  const { name = "" } = (value.constructor ?? {}) as { readonly name?: string };
+  if (name !== "" && name !== "Object" && name !== "Array") return `an object of class ${name}`;
+  try {
+    return JSON.stringify(value);
+  } catch {
+    return "an object that JSON cannot show";
+  }
+}

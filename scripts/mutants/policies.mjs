@@ -96,4 +96,20 @@ export const mutants = [
     test: "test/ir/golden.test.ts",
     expected: "gives 16-bit operands to every product and attention",
   },
+  {
+    name: "floats of a tree cast to integers",
+    file: "src/tensor/tree.ts",
+    find: 'requireChoice("castTree: dtype", dtype, FLOAT_DTYPES);',
+    replace: 'if (dtype === null) requireChoice("castTree: dtype", dtype, FLOAT_DTYPES);',
+    test: "test/tensor/tree.test.ts",
+    expected: "case 49: a cast to int32 is refused",
+  },
+  {
+    name: "options that are no object",
+    file: "src/precision/options.ts",
+    find: "  requireOptions(subject, options);\n",
+    replace: "",
+    test: "test/precision/wrong-types.test.ts",
+    expected: "autocast: options",
+  },
 ];

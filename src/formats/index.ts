@@ -27,6 +27,7 @@ export {
   DTYPES,
   type DType,
   type EncodedDType,
+  FLOAT_DTYPES,
   type FloatDType,
   type FloatFormat,
   FORMATS,

@@ -102,6 +102,11 @@ export type IntegerDType = Exclude<DType, FloatDType | "bool">;
 /** All formats, by code. */
 export const DTYPES: readonly DType[] = Object.freeze(Object.keys(FORMATS) as DType[]);
 
+/** The floating-point formats. */
+export const FLOAT_DTYPES: readonly FloatDType[] = Object.freeze(
+  DTYPES.filter((d): d is FloatDType => FORMATS[d].kind === "float"),
+);
+
 /** Whether `d` is a floating-point format. */
 export function isFloat(d: DType): d is FloatDType {
   return FORMATS[d].kind === "float";

@@ -1,5 +1,5 @@
 /** 8-bit recipes for linear layers by path: a study of accuracy. Amaxes and scales of delayed scaling are buffers of the layer. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import {
   type DelayedScaling,
   type Fp8Recipe,
@@ -111,16 +111,28 @@ export interface Fp8Options {
  * nn.fp8(model, { scaling: "delayed" }, { except: ["head", "blocks.0"] });
  */
 export function fp8<M extends Module>(model: M, recipe: Fp8RecipeOptions | null, options: Fp8Options = {}): M {
+  requireModule("fp8", model);
   requireKnownKeys("fp8", options, ["modules", "except"]);
+  if (recipe === undefined)
+    throw new BinadeError(
+      "option.invalid",
+      "fp8: expected a recipe or null, got undefined; {} is the default recipe, null takes one away",
+    );
   const ready = recipe === null ? null : fp8Recipe(recipe);
+  const { modules = "**", except = [] } = options;
   const layers = [...model.namedModules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear);
-  const isChosen = matcherOf("modules", options.modules ?? "**", layers);
-  const isExcepted = matcherOf("except", options.except ?? [], layers);
+  const isChosen = matcherOf("modules", modules, layers);
+  const isExcepted = matcherOf("except", except, layers);
   for (const [path, layer] of layers) {
     if (isChosen(path) && !isExcepted(path)) layer.fp8 = ready === null ? null : made(ready, layer);
   }
   model.namedBuffers();
   return model;
+}
+
+function requireModule(subject: string, model: unknown): void {
+  if (model instanceof Module) return;
+  throw new BinadeError("option.invalid", `${subject}: expected a module, got ${showValue(model)}; pass a model`);
 }
 
 function made(recipe: Fp8Recipe, { weight, training }: Linear): Fp8 {
@@ -136,10 +148,7 @@ function matcherOf(
 ): (path: string) => boolean {
   const texts = typeof given === "string" ? [given] : given;
   if (!Array.isArray(texts) || !texts.every((text) => typeof text === "string")) {
-    throw new BinadeError(
-      "option.invalid",
-      `fp8: ${key}: expected a path or a list of paths, got ${JSON.stringify(given)}`,
-    );
+    throw new BinadeError("option.invalid", `fp8: ${key}: expected a path or a list of paths, got ${showValue(given)}`);
   }
   const patterns = texts.map((text: string) => ({ text, pattern: modulePattern(text) }));
   const unmet = patterns.find(({ pattern }) => !layers.some(([path]) => pattern.test(path)));

@@ -1,7 +1,7 @@
 /** Module: an object that holds parameters, found by walking its fields. */
 import { BinadeError } from "../errors.ts";
-import { type FloatDType, isFloat } from "../formats/index.ts";
-import { requireKnownKeys } from "../precision/options.ts";
+import { FLOAT_DTYPES, type FloatDType, isFloat } from "../formats/index.ts";
+import { requireChoice, requireKnownKeys, requireOptions } from "../precision/options.ts";
 import type { Policy } from "../precision/policy.ts";
 import { type AutocastRule, exactModulePattern } from "../precision/rules.ts";
 import { RandomStream } from "../tensor/random.ts";
@@ -123,7 +123,8 @@ export abstract class Module {
         `withPolicy: forward of ${this.constructor.name} is a field, which no policy reaches; expected a method: write forward(x) { … }`,
       );
     }
-    this.#policy = policy === null ? null : modulePolicy(policy, options.rules ?? [], this.namedParameters());
+    const { rules = [] } = options;
+    this.#policy = policy === null ? null : modulePolicy(policy, rules, this.namedParameters());
     return this;
   }
 
@@ -141,6 +142,7 @@ export abstract class Module {
    * model.withPolicies({ "blocks.*.feedForward": "mixed_float16", head: "fp32" });
    */
   withPolicies(byPath: Readonly<Record<string, string | Policy | null>>): this {
+    requireOptions("withPolicies", byPath);
     const modules = this.namedModules();
     const chosen = Object.entries(byPath).flatMap(([pattern, policy]) => {
       const path = exactModulePattern(pattern);
@@ -163,11 +165,12 @@ export abstract class Module {
    * Replaces every floating parameter by one of another dtype with the same values, rounded. Do so before an optimizer is
    * made: it would go on updating the old ones. Buffers keep their dtype: running statistics stay float32.
    *
-   * @throws BinadeError `dtype.mismatch` if a policy, of this module or of one inside, names another dtype for its parameters.
+   * @throws BinadeError `option.invalid` for another dtype; `dtype.mismatch` if a policy, of this module or of one inside, names another dtype for its parameters.
    * @example
    * const model = new nn.Linear(4, 2).to("bfloat16"); // 16-bit parameters; optimizers keep float32 masters of them
    */
   to(dtype: FloatDType): this {
+    requireChoice("to: dtype", dtype, FLOAT_DTYPES);
     this.#named();
     for (const [module, path] of pathsOf(this)) module.#requirePolicyOf(dtype, path);
     const replacements = new Map<Variable, Variable>();

@@ -3,7 +3,7 @@ import { BinadeError, listNames } from "../errors.ts";
 import { philoxKey } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
 import type { Shape } from "../ops/shape.ts";
-import { isNonNegative, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { isNonNegative, requireKnownKeys, requireNumber, withoutUndefined } from "../precision/options.ts";
 import { arange, full } from "../tensor/create.ts";
 import { decideStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
@@ -289,11 +289,6 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
     for (const [variable, value] of this.updates(grads)) variable.assign(value);
     decideStep(null);
   }
-}
-
-/** An option that is given as undefined keeps its default. */
-function withoutUndefined<T extends object>(options: T): T {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 }
 
 function requireChoice(subject: string, value: string, rows: object): void {

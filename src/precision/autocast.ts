@@ -1,9 +1,9 @@
 /** Autocast: which operands an op sees in which dtype, decided when a node is built: by its row's class, or a rule of the user's. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { type DType, type HalfDType, isFloat, promote, shortName } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import type { Op } from "../ops/define.ts";
-import { requireKnownKeys } from "./options.ts";
+import { requireFunction, requireKnownKeys } from "./options.ts";
 import {
   type AutocastClass,
   type AutocastRule,
@@ -45,7 +45,7 @@ export interface AutocastOptions {
  *
  * @param dtype "float16", "bfloat16", or false to switch autocast off inside.
  * @returns what `body` returns.
- * @throws BinadeError `autocast.async` if `body` returns a promise; `option.invalid` or `option.unknown` for another dtype, a
+ * @throws BinadeError `autocast.async` if `body` returns a promise; `option.invalid` or `option.unknown` for another dtype or options, a
  * rule that names no op, or one that names no module although modules ran.
  * @example
  * const loss = autocast("bfloat16", () => crossEntropy(model.forward(x), y));
@@ -57,11 +57,13 @@ export function autocast<T>(dtype: HalfDType | false, body: () => T, options: Au
   if (dtype !== false && dtype !== "float16" && dtype !== "bfloat16") {
     throw new BinadeError(
       "option.invalid",
-      `autocast: dtype is ${JSON.stringify(dtype)}, expected "float16", "bfloat16" or false`,
+      `autocast: dtype is ${showValue(dtype)}, expected "float16", "bfloat16" or false`,
     );
   }
+  requireFunction("autocast: the callback", body);
   requireKnownKeys("autocast", options, ["rules"]);
-  const own = readyRules(options.rules ?? []);
+  const { rules = [] } = options;
+  const own = readyRules(rules);
   const paths = new Set<string>();
   const ranIn = own.some(({ matchesModule }) => matchesModule !== null) ? [...current.ranIn, paths] : current.ranIn;
   const region = { ...current, dtype: dtype === false ? null : dtype, rules: [...current.rules, ...own], ranIn };

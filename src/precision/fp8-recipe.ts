@@ -1,7 +1,7 @@
 /** Recipes of 8-bit products: a format per role, and how values are scaled into it. Data, checked at the boundary. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import type { DType } from "../formats/index.ts";
-import { isNonNegative, requireKnownKeys, requireNumber } from "./options.ts";
+import { isNonNegative, requireKnownKeys, requireNumber, withoutUndefined } from "./options.ts";
 
 /** The 8-bit floating-point formats. */
 export type Float8DType = Extract<DType, `float8_${string}`>;
@@ -60,7 +60,8 @@ export interface Fp8RecipeOptions {
 }
 
 const ROLES: readonly Fp8Role[] = ["input", "weight", "gradient"];
-const FORMAT_NAMES: readonly Float8DType[] = ["float8_e4m3fn", "float8_e5m2"];
+export const FLOAT8_DTYPES: readonly Float8DType[] = ["float8_e4m3fn", "float8_e5m2"];
+export const BLOCK_EXPONENTS: readonly BlockExponent[] = ["floor", "ceil", "even", "rceil"];
 const HYBRID: Fp8Formats = { input: "float8_e4m3fn", weight: "float8_e4m3fn", gradient: "float8_e5m2" };
 
 const DEFAULTS: { readonly [K in Fp8Scaling["kind"]]: Extract<Fp8Scaling, { kind: K }> } = {
@@ -78,22 +79,15 @@ const DEFAULTS: { readonly [K in Fp8Scaling["kind"]]: Extract<Fp8Scaling, { kind
  * fp8Recipe({ scaling: { kind: "delayed", historyLength: 16 } });
  */
 export function fp8Recipe(options: Fp8RecipeOptions = {}): Fp8Recipe {
-  requireObject("options", options);
   requireKnownKeys("fp8Recipe", options, ["scaling", "formats"]);
   const { formats = {}, scaling = "current" } = options;
   return Object.freeze({ formats: formatsOf(formats), scaling: scalingOf(scaling) });
 }
 
-function requireObject(name: string, value: unknown): asserts value is object {
-  if (typeof value === "object" && value !== null) return;
-  throw wrong(`${name}: expected an object, got ${JSON.stringify(value)}`);
-}
-
 function formatsOf(given: Partial<Fp8Formats>): Fp8Formats {
-  requireObject("formats", given);
   requireKnownKeys("fp8Recipe: formats", given, ROLES);
-  const formats = { ...HYBRID, ...given };
-  for (const role of ROLES) requireChoice(`formats: ${role}`, formats[role], FORMAT_NAMES);
+  const formats = { ...HYBRID, ...withoutUndefined(given) };
+  for (const role of ROLES) requireChoice(`formats: ${role}`, formats[role], FLOAT8_DTYPES);
   if (ROLES.every((role) => formats[role] === "float8_e5m2")) {
     throw wrong("formats: float8_e5m2 in every role does not train; leave input and weight at float8_e4m3fn");
   }
@@ -102,16 +96,18 @@ function formatsOf(given: Partial<Fp8Formats>): Fp8Formats {
 
 function scalingOf(given: Fp8RecipeOptions["scaling"] & {}): Fp8Scaling {
   const options = typeof given === "string" ? { kind: given } : given;
-  requireObject("scaling", options);
+  if (typeof options !== "object" || options === null)
+    throw wrong(`scaling: expected a kind or options, got ${showValue(options)}`);
   requireChoice("scaling", options.kind, Object.keys(DEFAULTS) as Fp8Scaling["kind"][]);
   const defaults = DEFAULTS[options.kind];
   requireKnownKeys(`fp8Recipe: ${options.kind} scaling`, options, Object.keys(defaults));
-  const scaling = { ...defaults, ...options } as Fp8Scaling;
+  const scaling = { ...defaults, ...withoutUndefined(options) } as Fp8Scaling;
   requireScaling(scaling);
   return Object.freeze(scaling);
 }
 
-function requireScaling(scaling: Fp8Scaling): void {
+/** Throws `option.invalid` or `value.range` unless all options are within their ranges. */
+export function requireScaling(scaling: Fp8Scaling): void {
   switch (scaling.kind) {
     case "current":
       requireChoice("powerOfTwo", scaling.powerOfTwo, [true, false]);
@@ -123,7 +119,7 @@ function requireScaling(scaling: Fp8Scaling): void {
       requireChoice("amax", scaling.amax, ["max", "mostRecent"]);
       return;
     case "block":
-      requireChoice("exponent", scaling.exponent, ["floor", "ceil", "even", "rceil"]);
+      requireChoice("exponent", scaling.exponent, BLOCK_EXPONENTS);
   }
 }
 
@@ -134,7 +130,7 @@ function requireIntegerWithin(name: string, value: number, low: number, high: nu
 
 function requireChoice<T>(name: string, value: T, choices: readonly T[]): void {
   if (choices.includes(value)) return;
-  throw wrong(`${name}: expected ${choices.join(" or ")}, got ${JSON.stringify(value)}`);
+  throw wrong(`${name}: expected ${choices.join(" or ")}, got ${showValue(value)}`);
 }
 
 const wrong = (message: string): BinadeError => new BinadeError("option.invalid", `fp8Recipe: ${message}`);

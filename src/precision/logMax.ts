@@ -6,7 +6,7 @@ import {
   requireInteger,
   requireKnownKeys,
   requireNumber,
-  requireOptions,
+  withoutUndefined,
 } from "./options.ts";
 import {
   type Arithmetic,
@@ -62,10 +62,8 @@ const LEAST_NORMAL = 2 ** -126;
  * logMaxRule({ deviations: 2 }).headroom; // 1
  */
 export function logMaxRule(options: LogMaxOptions = {}): LogMaxRule {
-  requireOptions("logMax", options);
   requireKnownKeys("logMax", options, Object.keys(DEFAULTS));
-  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-  const rule: LogMaxRule = { ...DEFAULTS, ...given };
+  const rule: LogMaxRule = { ...DEFAULTS, ...withoutUndefined(options) };
   const isDecay = (value: number): boolean => value >= 0 && value < 1;
   for (const key of ["meanDecay", "varianceDecay"] as const)
     requireNumber(`logMax: ${key}`, rule[key], isDecay, "a number from 0 to below 1");

@@ -1,6 +1,14 @@
 /** The dynamic loss scale as a state machine: rules, their checks, and the transition that counts clean steps. */
-import { BinadeError } from "../errors.ts";
-import { isPositive, requireInteger, requireKnownKeys, requireNumber } from "./options.ts";
+import { BinadeError, showValue } from "../errors.ts";
+import {
+  isPositive,
+  requireChoice,
+  requireFields,
+  requireInteger,
+  requireKnownKeys,
+  requireNumber,
+  withoutUndefined,
+} from "./options.ts";
 import {
   type Arithmetic,
   fieldOf,
@@ -89,16 +97,17 @@ export function lossScaleRule(options: LossScaleOptions = {}): LossScaleRule {
   requireKnownKeys("loss scale", options, KEYS);
   const { preset = "binade", ...own } = options;
   requireOneOf("preset", preset, Object.keys(SCALE_PRESETS));
-  const given = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
-  const rule: LossScaleRule = { ...SCALE_PRESETS[preset], ...given };
-  const factor = (value: number): number => (rule.singleFactors ? Math.fround(value) : value);
+  const rule: LossScaleRule = { ...SCALE_PRESETS[preset], ...withoutUndefined(own) };
+  // What is no number stays as it is, and is refused: Math.fround makes 1 of true.
+  const single = (value: number): number => (typeof value === "number" ? Math.fround(value) : value);
+  const factor = (value: number): number => (rule.singleFactors ? single(value) : value);
   const rounded: LossScaleRule = {
     ...rule,
-    initialScale: Math.fround(rule.initialScale),
+    initialScale: single(rule.initialScale),
     growthFactor: factor(rule.growthFactor),
     backoffFactor: rule.backoffFactor === null ? null : factor(rule.backoffFactor),
-    floor: Math.fround(rule.floor),
-    ceiling: Math.fround(rule.ceiling),
+    floor: single(rule.floor),
+    ceiling: single(rule.ceiling),
   };
   checkRule(rounded);
   return rounded;
@@ -106,7 +115,7 @@ export function lossScaleRule(options: LossScaleOptions = {}): LossScaleRule {
 
 function requireOneOf(name: string, value: string, choices: readonly string[]): void {
   if (choices.includes(value)) return;
-  const sentence = `loss scale: ${name}: expected one of ${choices.join(", ")}, got ${JSON.stringify(value)}`;
+  const sentence = `loss scale: ${name}: expected one of ${choices.join(", ")}, got ${showValue(value)}`;
   throw new BinadeError("option.invalid", `${sentence}; choose one of them`);
 }
 
@@ -276,8 +285,13 @@ function countOverflows<T extends Arithmetic<T>>(
 }
 
 /** The state before the first step: the first scale, and no clean steps. */
-export const initialLossScale = (rule: LossScaleRule): LossScaleState =>
-  initialState(countingMachine(rule)) as LossScaleState;
+export function initialLossScale(rule: LossScaleRule): LossScaleState {
+  requireRule(rule);
+  return initialState(countingMachine(rule)) as LossScaleState;
+}
+
+const requireRule = (rule: LossScaleRule): void =>
+  requireFields("loss scale: rule", rule, Object.keys(SCALE_PRESETS.pytorch), "lossScaleRule");
 
 /** The state after a step, and whether the system that the rule reproduces would end the run there. */
 export interface LossScaleMove {
@@ -285,15 +299,28 @@ export interface LossScaleMove {
   readonly exhausted: boolean;
 }
 
-/** `nextLossScale` that also says whether the run is over: DeepSpeed and fairseq raise when the scale cannot fall. */
+/**
+ * `nextLossScale` that also says whether the run is over: DeepSpeed and fairseq raise when the scale cannot fall.
+ *
+ * @throws BinadeError `option.invalid` for a rule that `lossScaleRule` did not make, a state of another rule, or no boolean;
+ * `value.range` for a state that does not hold numbers.
+ */
 export function moveLossScale(state: LossScaleState, rule: LossScaleRule, finite: boolean): LossScaleMove {
-  const moved = moveNumbers(countingMachine(rule), state, { finite });
+  requireRule(rule);
+  requireChoice("loss scale: finite", finite, [true, false]);
+  const machine = countingMachine(rule);
+  const names = machine.fields.map(({ name }) => name);
+  requireFields("loss scale: state", state, names, "initialLossScale of the same rule");
+  for (const name of names)
+    requireNumber(`loss scale: state: ${name}`, Reflect.get(state, name), () => true, "a number");
+  const moved = moveNumbers(machine, state, { finite });
   return { state: moved.state as LossScaleState, exhausted: moved.exhausted };
 }
 
 /**
  * The state after a step whose gradients were all finite, or not; see `countingMachine` for the formula.
  *
+ * @throws BinadeError as `moveLossScale`.
  * @example
  * nextLossScale({ scale: 4, growthTracker: 1 }, lossScaleRule({ growthInterval: 2 }), true); // { scale: 8, growthTracker: 0 }
  */
@@ -301,4 +328,8 @@ export const nextLossScale = (state: LossScaleState, rule: LossScaleRule, finite
   moveLossScale(state, rule, finite).state;
 
 /** Whether the scale can fall no further: overflows from here on are not cured by scaling. */
-export const isAtFloor = ({ scale }: LossScaleState, { floor }: LossScaleRule): boolean => scale <= floor;
+export function isAtFloor(state: LossScaleState, rule: LossScaleRule): boolean {
+  requireRule(rule);
+  requireFields("loss scale: state", state, ["scale"], "initialLossScale");
+  return state.scale <= rule.floor;
+}

@@ -1,8 +1,12 @@
 /** Checks of options at the boundary: unknown names, numbers out of range. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 
-/** Throws `option.unknown` unless every key of `options` is one of `known`: a misspelt option would be ignored silently. */
+/**
+ * Throws `option.unknown` unless every key of `options` is one of `known`: a misspelt option would be ignored silently; and
+ * `option.invalid` unless it is an object.
+ */
 export function requireKnownKeys(subject: string, options: object, known: readonly string[]): void {
+  requireOptions(subject, options);
   const unknown = Object.keys(options).find((key) => !known.includes(key));
   if (unknown === undefined) return;
   const fix = known.length === 0 ? "it takes no options" : `expected one of ${known.join(", ")}`;
@@ -17,7 +21,7 @@ export function requireNumber(
   expected: string,
 ): void {
   if (typeof value === "number" && holds(value)) return;
-  throw new BinadeError("value.range", `${subject}: expected ${expected}, got ${String(value)}`);
+  throw new BinadeError("value.range", `${subject}: expected ${expected}, got ${showValue(value)}`);
 }
 
 /** Throws `value.range` unless `value` is an integer from `low` to 2^31 − 1. */
@@ -28,15 +32,35 @@ export function requireInteger(subject: string, value: unknown, low: number): vo
 /** Throws `option.invalid` unless `value` is true, false or left out: "false" and 0 would pass for something else. */
 export function requireBoolean(subject: string, value: unknown): void {
   if (value === undefined || typeof value === "boolean") return;
-  throw new BinadeError("option.invalid", `${subject}: expected true or false, got ${JSON.stringify(value)}; give one`);
+  throw new BinadeError("option.invalid", `${subject}: expected true or false, got ${showValue(value)}; give one`);
 }
 
-/** Throws `option.invalid` unless `value` is an object, whose keys are then options. */
+/** Throws `option.invalid` unless `value` is an object. */
 export function requireOptions(subject: string, value: unknown): void {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return;
+  throw new BinadeError("option.invalid", `${subject}: expected an object, got ${showValue(value)}; pass its options`);
+}
+
+/** Throws `option.invalid` unless `value` is one of `choices`. */
+export function requireChoice<T>(subject: string, value: T, choices: readonly T[]): void {
+  if (choices.includes(value)) return;
+  const expected = choices.map((choice) => showValue(choice)).join(", ");
+  throw new BinadeError("option.invalid", `${subject}: expected one of ${expected}, got ${showValue(value)}`);
+}
+
+/** Throws `option.invalid` unless `value` is a function. */
+export function requireFunction(subject: string, value: unknown): void {
+  if (typeof value === "function") return;
+  throw new BinadeError("option.invalid", `${subject}: expected a function, got ${showValue(value)}; pass one`);
+}
+
+/** Throws `option.invalid` unless `value` is an object with all `fields`: one that `source` made, and nobody writes by hand. */
+export function requireFields(subject: string, value: unknown, fields: readonly string[], source: string): void {
+  const isOne = typeof value === "object" && value !== null && fields.every((field) => field in value);
+  if (isOne) return;
   throw new BinadeError(
     "option.invalid",
-    `${subject}: expected an object, got ${JSON.stringify(value)}; pass its options`,
+    `${subject}: expected what ${source} gives, got ${showValue(value)}; pass that`,
   );
 }
 
@@ -44,3 +68,8 @@ export const isPositive = (value: number): boolean => value > 0 && Number.isFini
 export const isNonNegative = (value: number): boolean => value >= 0 && Number.isFinite(value);
 /** From 0 to 1. */
 export const isFraction = (value: number): boolean => value >= 0 && value <= 1;
+
+/** An option that is given as undefined keeps its default. */
+export function withoutUndefined<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
+}

@@ -1,6 +1,7 @@
 /** Precision policies: the dtypes of parameters, of matrix products, and of what a model returns; as a value and as text. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { type DType, type FloatDType, isFloat, parseDType, shortName } from "../formats/index.ts";
+import { requireKnownKeys } from "./options.ts";
 
 /** Three dtypes, after jmp (github.com/google-deepmind/jmp). */
 export interface Policy {
@@ -43,7 +44,7 @@ const KEYS: Readonly<Record<string, keyof Policy>> = {
  * parsePolicy("p=f32,c=bf16"); // { parameter: "float32", compute: "bfloat16", output: "bfloat16" }
  */
 export function parsePolicy(text: string): Policy {
-  if (typeof text !== "string") throw unreadable(JSON.stringify(text), "it is no text");
+  if (typeof text !== "string") throw unreadable(showValue(text), "it is no text");
   const name = text.trim();
   const named = Object.hasOwn(NAMED, name) ? NAMED[name] : undefined;
   if (named !== undefined) return named;
@@ -85,14 +86,21 @@ const unreadable = (text: string, reason: string): BinadeError =>
 /**
  * A policy given as a value or as text, checked.
  *
- * @throws BinadeError as `parsePolicy`.
+ * @throws BinadeError as `parsePolicy`; `option.unknown` for another key.
  */
 export function readPolicy(given: string | Policy): Policy {
   if (typeof given !== "object" || given === null) return parsePolicy(given);
+  requireKnownKeys("policy", given, ["parameter", "compute", "output"]);
   const { parameter, compute, output } = given;
   return parsePolicy(`params=${parameter},compute=${compute},output=${output}`);
 }
 
-/** The text form by keys; `parsePolicy` reads it back. */
-export const formatPolicy = ({ parameter, compute, output }: Policy): string =>
-  `p=${shortName(parameter)},c=${shortName(compute)},o=${shortName(output)}`;
+/**
+ * The text form by keys; `parsePolicy` reads it back.
+ *
+ * @throws BinadeError as `parsePolicy`.
+ */
+export function formatPolicy(policy: Policy): string {
+  const { parameter, compute, output } = readPolicy(policy);
+  return `p=${shortName(parameter)},c=${shortName(compute)},o=${shortName(output)}`;
+}

@@ -1,5 +1,5 @@
 /** Rules that override an op's autocast class: by op, by module, or both; checked at the boundary, the last that matches decides. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import type { Autocast } from "../ops/define.ts";
 import { OPS } from "../ops/index.ts";
 import { requireKnownKeys } from "./options.ts";
@@ -71,7 +71,7 @@ export const isOpName = (name: string): boolean => names.has(name);
  */
 export function readyRules(rules: readonly AutocastRule[]): readonly ReadyRule[] {
   if (!Array.isArray(rules))
-    throw new BinadeError("option.invalid", `autocast: rules: expected an array of rules, got ${String(rules)}`);
+    throw new BinadeError("option.invalid", `autocast: rules: expected an array of rules, got ${showValue(rules)}`);
   return rules.map(readyRule);
 }
 
@@ -81,8 +81,12 @@ function readyRule(rule: AutocastRule): ReadyRule {
   if (!AUTOCAST_CLASSES.includes(autocast)) {
     throw new BinadeError(
       "option.invalid",
-      `autocast: rule: autocast is ${JSON.stringify(autocast)}, expected one of ${AUTOCAST_CLASSES.join(", ")}`,
+      `autocast: rule: autocast is ${showValue(autocast)}, expected one of ${AUTOCAST_CLASSES.join(", ")}`,
     );
+  }
+  if (reason !== undefined && typeof reason !== "string") {
+    const sentence = `autocast: rule: reason: expected a text, got ${showValue(reason)}; explain repeats it`;
+    throw new BinadeError("option.invalid", sentence);
   }
   const ops = patternsOf("op", rule.op);
   const modules = patternsOf("module", rule.module);
@@ -109,7 +113,7 @@ function patternsOf(key: string, given: string | readonly string[] | undefined):
     return list;
   throw new BinadeError(
     "option.invalid",
-    `autocast: rule: ${key}: expected a name or a list of names, got ${JSON.stringify(given)}`,
+    `autocast: rule: ${key}: expected a name or a list of names, got ${showValue(given)}`,
   );
 }
 

@@ -1,7 +1,7 @@
 /** Gradient checkpointing: parts of a model whose values backward computes anew instead of keeping them. */
 import { recomputing } from "../autodiff/recompute.ts";
-import { BinadeError } from "../errors.ts";
-import { requireKnownKeys } from "../precision/options.ts";
+import { BinadeError, showValue } from "../errors.ts";
+import { requireFunction, requireKnownKeys } from "../precision/options.ts";
 import { currentTrace } from "./trace.ts";
 
 export interface CheckpointOptions {
@@ -19,17 +19,18 @@ export interface CheckpointOptions {
  * checkpoints that a run writes to files.
  *
  * @param forward synchronous; what it returns, and what it reads, is kept.
- * @throws BinadeError `option.invalid` or `option.unknown` for bad options.
+ * @throws BinadeError `option.invalid` or `option.unknown` for bad options, or something else than a function.
  * @example
  * const hidden = model.blocks.reduce((x, block) => checkpoint(() => block.forward(x)), embedded);
  */
 export function checkpoint<T>(forward: () => T, options: CheckpointOptions = {}): T {
+  requireFunction("checkpoint: forward", forward);
   requireKnownKeys("checkpoint", options, ["when"]);
   const { when = "always" } = options;
   if (when !== "always" && when !== "budget") {
     throw new BinadeError(
       "option.invalid",
-      `checkpoint: when is ${JSON.stringify(when)}, expected "always" or "budget"; leave it out to recompute always`,
+      `checkpoint: when is ${showValue(when)}, expected "always" or "budget"; leave it out to recompute always`,
     );
   }
   return when === "always" || isChosen() ? recomputing(forward) : forward();

@@ -1,10 +1,11 @@
 /** compile: records a function of tensors once, and replays it as one program. */
 import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
-import { requireBoolean, requireInteger, requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireFunction, requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { listCategories, remedyOf } from "./plan.ts";
 import { launch } from "./realize.ts";
 import { Recording, type RecordingOptions } from "./recording.ts";
+import { requireTensors } from "./require.ts";
 import type { Tensor } from "./tensor.ts";
 import { currentTrace } from "./trace.ts";
 
@@ -56,8 +57,9 @@ export function compile<A extends readonly Tensor[], R>(
   fn: (...args: A) => R,
   options: CompileOptions = {},
 ): Compiled<A, R> {
-  const { memoryBudget, readOnly = false } = options;
+  requireFunction("compile", fn);
   requireKnownKeys("compile", options, ["memoryBudget", "readOnly"]);
+  const { memoryBudget, readOnly = false } = options;
   requireBoolean("compile: readOnly", readOnly);
   if (memoryBudget !== undefined) requireInteger("compile: memoryBudget", memoryBudget, 1);
   const recordings: Recording<R>[] = [];
@@ -75,13 +77,19 @@ export function compile<A extends readonly Tensor[], R>(
   };
   const recordingFor = (args: A): Recording<R> => recordings.find((r) => r.matches(args)) ?? record(args);
   const call = async (...args: A): Promise<R> => {
+    requireTensors("compile: argument", args);
     const { leaves, done } = launch(args.map((a) => a.node));
     return recordingFor(args).run(leaves, done);
   };
   return Object.defineProperties(call, {
     traces: { get: () => recordings.length },
     arenaByteLength: { get: () => Math.max(0, ...recordings.map((r) => r.arenaByteLength)) },
-    plan: { value: (...args: A) => recordingFor(args).plan() },
+    plan: {
+      value: (...args: A) => {
+        requireTensors("compile: argument", args);
+        return recordingFor(args).plan();
+      },
+    },
   }) as Compiled<A, R>;
 }
 

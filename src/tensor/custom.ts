@@ -1,5 +1,5 @@
 /** Ops of the user's own: a row with a forward, a backward and an autocast class, made of tensors. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { postorder } from "../ir/walk.ts";
 import type { Autocast, CompositeRow, OpOf, VjpArguments } from "../ops/define.ts";
@@ -7,6 +7,7 @@ import { showShape } from "../ops/shape.ts";
 import { castOperands, outsideRegions } from "../precision/autocast.ts";
 import { requireKnownKeys } from "../precision/options.ts";
 import { AUTOCAST_CLASSES, isOpName, registerOpName } from "../precision/rules.ts";
+import { requireTensor } from "./require.ts";
 import { Tensor } from "./tensor.ts";
 
 /** What the gradient of an op is made of. */
@@ -72,28 +73,18 @@ function requireDefinition(definition: OpDefinition<never>): void {
   const { name, autocast, uncast = [], forward, backward = "none" } = definition;
   const wrong = (message: string): BinadeError => new BinadeError("option.invalid", `defineOp: ${message}`);
   if (typeof name !== "string" || !/^[A-Za-z]\w*$/.test(name))
-    throw wrong(`name: expected a word, got ${JSON.stringify(name)}`);
+    throw wrong(`name: expected a word, got ${showValue(name)}`);
   if (isOpName(name)) throw wrong(`name: an op is called ${name} already; choose another name`);
   const isRefusal = typeof autocast === "object" && autocast !== null && typeof autocast.refuse === "string";
   if (!isRefusal && !AUTOCAST_CLASSES.some((known) => known === autocast)) {
     const expected = `${AUTOCAST_CLASSES.join(", ")} or { refuse: "…" }`;
-    throw wrong(`${name}: autocast: expected ${expected}, got ${JSON.stringify(autocast)}`);
+    throw wrong(`${name}: autocast: expected ${expected}, got ${showValue(autocast)}`);
   }
   if (!Array.isArray(uncast) || !uncast.every((i) => Number.isInteger(i) && i >= 0))
-    throw wrong(`${name}: uncast: expected a list of operands' positions from 0, got ${JSON.stringify(uncast)}`);
-  if (typeof forward !== "function") throw wrong(`${name}: forward: expected a function, got ${typeof forward}`);
+    throw wrong(`${name}: uncast: expected a list of operands' positions from 0, got ${showValue(uncast)}`);
+  if (typeof forward !== "function") throw wrong(`${name}: forward: expected a function, got ${showValue(forward)}`);
   if (backward !== "none" && typeof backward !== "function")
-    throw wrong(`${name}: backward: expected a function or "none", got ${JSON.stringify(backward)}`);
-}
-
-/** Something else would fail far from here, or pass for a constant. */
-function requireTensor(subject: string, value: unknown): asserts value is Tensor {
-  if (value instanceof Tensor) return;
-  const got = value instanceof Promise ? "a promise" : typeof value;
-  throw new BinadeError(
-    "option.invalid",
-    `${subject}: expected a tensor, got ${got}; make one of it, with full or tensor`,
-  );
+    throw wrong(`${name}: backward: expected a function or "none", got ${showValue(backward)}`);
 }
 
 /** The row of a definition, which is taken to be right; rules do not know its name yet. */
@@ -150,7 +141,7 @@ function pullBack<A extends readonly Tensor[]>(
   if (!Array.isArray(given) || given.length !== ins.length) {
     throw new BinadeError(
       "option.invalid",
-      `${name}: backward: expected ${ins.length} gradients, one per operand (null: none), got ${Array.isArray(given) ? given.length : String(given)}`,
+      `${name}: backward: expected ${ins.length} gradients, one per operand (null: none), got ${Array.isArray(given) ? given.length : showValue(given)}`,
     );
   }
   return ins.map((input, i) => {

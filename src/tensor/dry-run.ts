@@ -3,9 +3,11 @@ import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
 import { type AutocastDecision, observingDecisions } from "../precision/autocast.ts";
+import { requireFields } from "../precision/options.ts";
 import { describeCast, type ExplainedCast, explain } from "./explain.ts";
 import { showBytes } from "./plan.ts";
 import { gradientsSoFar, type ReplayOptions, replay } from "./replay.ts";
+import { requireStep, requireTensors } from "./require.ts";
 import { tensorsByPlace } from "./structure.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -44,12 +46,15 @@ export interface DryRun {
  *
  * @param step a function as for `compile`
  * @param args one probe batch; errors are those of this batch
- * @throws BinadeError as `compile`.
+ * @throws BinadeError `option.invalid` for another step, arguments that are no tensors, or a step that gives nothing to
+ * compare; otherwise as `compile`.
  * @example
  * const report = await dryRun((x: Tensor, y: Tensor) => ({ loss: autocast("bfloat16", () => crossEntropy(model.forward(x), y)) }), x, y);
  * console.log(formatDryRun(report));
  */
 export async function dryRun<A extends readonly Tensor[]>(step: (...args: A) => unknown, ...args: A): Promise<DryRun> {
+  requireStep("dryRun", step);
+  requireTensors("dryRun: argument", args);
   const own = await computeStep(step, args);
   const twin = await computeStep(step, args, { full: true });
   return {
@@ -102,7 +107,7 @@ function resultsOf(returned: unknown, casts: ExplainedCast[]) {
   if (all.length === 0) {
     throw new BinadeError(
       "option.invalid",
-      "dryRun: the function returns no floating tensor and computes no gradients; return the loss, for instance, and pass the function that was given to compile, not what compile gave",
+      "dryRun: the function returns no floating tensor and computes no gradients; return the loss, for instance",
     );
   }
   casts.push(...explain(...all).filter(({ reason }) => reason !== null));
@@ -163,6 +168,7 @@ export function grouped(decisions: readonly AutocastDecision[]): readonly Decide
   }));
 }
 
+const REPORT_FIELDS = ["ops", "casts", "plan", "float32Plan", "outputs", "gradients"];
 const SHOWN = 8;
 const percent = (share: number): string =>
   Number.isFinite(share) ? `${(100 * share).toPrecision(2)} %` : "not finite";
@@ -173,7 +179,9 @@ const percent = (share: number): string =>
  * @example
  * console.log(formatDryRun(await dryRun(step, x, y)));
  */
-export function formatDryRun({ ops, casts, plan, float32Plan, outputs, gradients }: DryRun): string {
+export function formatDryRun(report: DryRun): string {
+  requireFields("formatDryRun", report, REPORT_FIELDS, "dryRun");
+  const { ops, casts, plan, float32Plan, outputs, gradients } = report;
   const named = ops.filter(({ dtype }) => dtype !== null);
   const opLines = named.map(({ op, function: called, autocast, rule, dtype, count }) => {
     const subject = called === null || called === op ? op : `${called} (${op})`;

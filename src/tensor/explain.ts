@@ -5,6 +5,8 @@ import type { Node } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
 import { sizeOf } from "../ops/shape.ts";
 import { type CastReason, reasonOf } from "../precision/autocast.ts";
+import { requireFields } from "../precision/options.ts";
+import { requireTensor, requireTensors } from "./require.ts";
 import { variableName } from "./runtime.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -32,11 +34,13 @@ const CLASSES: Readonly<Record<CastReason["autocast"], string>> = {
 /**
  * Every cast that the values of tensors pass through, each once, in the order in which they were recorded.
  *
+ * @throws BinadeError `option.invalid` for an argument that is no tensor.
  * @example
  * for (const cast of explain(loss)) console.log(describeCast(cast));
  * // head.weight float32 → bfloat16: linear (matmul) in head is narrow, it computes in the region's dtype
  */
 export function explain(...tensors: readonly Tensor[]): readonly ExplainedCast[] {
+  requireTensors("explain: argument", tensors);
   return topological(tensors.map(({ node }) => node)).flatMap((node) => {
     const [x] = node.inputs;
     if (!isConversion(node) || x === undefined) return [];
@@ -54,8 +58,14 @@ export function explain(...tensors: readonly Tensor[]): readonly ExplainedCast[]
   });
 }
 
-/** The explanation of one cast as a sentence. */
-export function describeCast({ value, from, to, reason }: ExplainedCast): string {
+/**
+ * The explanation of one cast as a sentence.
+ *
+ * @throws BinadeError `option.invalid` for something else than a cast.
+ */
+export function describeCast(cast: ExplainedCast): string {
+  requireFields("describeCast", cast, ["value", "from", "to", "reason"], "explain");
+  const { value, from, to, reason } = cast;
   return `${value} ${from} → ${to}: ${reason === null ? "stated by the program" : sentenceOf(reason)}`;
 }
 
@@ -70,11 +80,14 @@ function sentenceOf({ op, function: called, module, autocast, rule }: CastReason
 /**
  * Why a value has its dtype: the class, rule or policy that chose it, or the value from which it has it.
  *
+ * @throws BinadeError `option.invalid` for something else than a tensor.
  * @example
  * console.log(explainDType(autocast("bfloat16", () => x.matmul(y))));
  * // matmul bf16[2, 2] is bfloat16: matmul is narrow, it computes in the region's dtype
  */
-export function explainDType({ node }: Tensor): string {
+export function explainDType(tensor: Tensor): string {
+  requireTensor("explainDType", tensor);
+  const { node } = tensor;
   return `${nameOf(node)} is ${node.dtype}: ${whyOf(node)}`;
 }
 

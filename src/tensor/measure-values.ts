@@ -1,6 +1,7 @@
 /** Per op: how a step's values lie in float16's range. On request, for it takes several times as long as the step. */
 import type { DType } from "../formats/index.ts";
 import type { RangeShares } from "./float16-range.ts";
+import { requireStep, requireTensors } from "./require.ts";
 import { type Place, valuesOfStep } from "./step-values.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -27,7 +28,7 @@ export interface MeasuredValue extends Place, RangeShares {
  * the program. Nothing is assigned.
  *
  * @param step the function that was given to `compile`
- * @throws BinadeError as `compile`.
+ * @throws BinadeError `option.invalid` for another step, or arguments that are no tensors; otherwise as `compile`.
  * @example
  * const tiny = (await measureValues(step, x, y)).filter((value) => value.isGradient && value.belowSubnormalShare > 0.1);
  */
@@ -35,6 +36,8 @@ export async function measureValues<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   ...args: A
 ): Promise<readonly MeasuredValue[]> {
+  requireStep("measureValues", step);
+  requireTensors("measureValues: argument", args);
   const { values } = await valuesOfStep(step, args, { ranges: true });
   return values.flatMap(({ node, place, isGradient, reason, nonFinite, largest, range }) => {
     if (range === null) return [];

@@ -2,8 +2,10 @@
 import { type DType, FORMATS, isFloat } from "../formats/index.ts";
 import type { Node } from "../ir/graph.ts";
 import { showShape } from "../ops/shape.ts";
+import { requireFields } from "../precision/options.ts";
 import type { AutocastRule } from "../precision/rules.ts";
 import { explainDType } from "./explain.ts";
+import { requireStep, requireTensors } from "./require.ts";
 import { variableName } from "./runtime.ts";
 import { memoryBehind, type StepValue, type StepValues, valuesOfStep } from "./step-values.ts";
 import { Tensor } from "./tensor.ts";
@@ -54,7 +56,7 @@ export interface OverflowReport {
  *
  * @param step the function that was given to `compile`
  * @returns null if everything that the step returns and every gradient is finite.
- * @throws BinadeError as `compile`.
+ * @throws BinadeError `option.invalid` for another step, or arguments that are no tensors; otherwise as `compile`.
  * @example
  * const { outcome } = await compiled(x, y);
  * if (!(await readOutcome(outcome)).applied) {
@@ -66,6 +68,8 @@ export async function explainOverflow<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   ...args: A
 ): Promise<OverflowReport | null> {
+  requireStep("explainOverflow", step);
+  requireTensors("explainOverflow: argument", args);
   const watched = await valuesOfStep(step, args);
   if (watched.isFinite) return null;
   const twin = new Twin(watched, await valuesOfStep(step, args, { full: true }));
@@ -243,6 +247,7 @@ async function withoutIdle(
  * // forward overflow: cast in head gives 4 of 8 elements of float16 [2, 4] that are not finite; …
  */
 export function formatOverflow(report: OverflowReport): string {
+  requireFields("formatOverflow", report, ["kind", "op", "dtype", "shape", "operands", "cure"], "explainOverflow");
   const {
     kind,
     op,

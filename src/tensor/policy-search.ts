@@ -2,6 +2,7 @@
 import { isPositive, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import type { AutocastRule } from "../precision/rules.ts";
 import { type ComputedStep, computeStep, errorsOf, grouped } from "./dry-run.ts";
+import { requireStep, requireTensors } from "./require.ts";
 import type { Tensor } from "./tensor.ts";
 
 export interface RuleSearchOptions {
@@ -32,7 +33,7 @@ export interface RuleSearch {
  *
  * @param step a function as for `compile`, with its own `autocast` inside
  * @param args one probe batch
- * @throws BinadeError `value.range` or `option.unknown` for bad options; otherwise as `compile`.
+ * @throws BinadeError `value.range`, `option.invalid` or `option.unknown` for bad options; otherwise as `dryRun`.
  * @example
  * const { rules, isMet } = await searchRules(step, [x, y], { tolerance: 0.01 });
  */
@@ -41,6 +42,8 @@ export async function searchRules<A extends readonly Tensor[]>(
   args: A,
   options: RuleSearchOptions,
 ): Promise<RuleSearch> {
+  requireStep("searchRules", step);
+  requireTensors("searchRules: argument", args);
   requireKnownKeys("searchRules", options, ["tolerance", "maxReplays"]);
   const { tolerance, maxReplays = 200 } = options;
   requireNumber("searchRules: tolerance", tolerance, isPositive, "a finite number > 0");

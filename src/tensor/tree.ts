@@ -1,9 +1,11 @@
 /** Casts of all tensors in a structure, and selection between two of the same structure. */
 import { BinadeError } from "../errors.ts";
-import type { FloatDType } from "../formats/index.ts";
+import { FLOAT_DTYPES, type FloatDType } from "../formats/index.ts";
 import { showShape } from "../ops/shape.ts";
 import { castByPolicy, isAutocastable } from "../precision/autocast.ts";
+import { requireChoice } from "../precision/options.ts";
 import { where } from "./functions.ts";
+import { requireTensor } from "./require.ts";
 import { isPlain, mapTensors } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -11,10 +13,13 @@ import { Tensor } from "./tensor.ts";
  * The same structure with floating tensors in `dtype`. Integers, booleans, float64 and whatever is no tensor stay as they are.
  *
  * @param tree a tensor, or arrays and plain objects that hold some
+ * @param dtype a floating one, as jmp has it: integers would lose fractions in silence; write `x.cast("int32")` where that is meant
+ * @throws BinadeError `option.invalid` for another dtype.
  * @example
  * castTree({ x: zeros([2]), labels: zeros([2], "int32"), mask: null }, "bfloat16"); // x is bfloat16
  */
 export function castTree<T>(tree: T, dtype: FloatDType): T {
+  requireChoice("castTree: dtype", dtype, FLOAT_DTYPES);
   return mapTensors(tree, (tensor) => (isAutocastable(tensor.node) ? tensor.cast(dtype) : tensor));
 }
 
@@ -27,12 +32,13 @@ export const castTreeByPolicy = <T>(tree: T, dtype: FloatDType): T =>
  *
  * @param condition a bool scalar
  * @param a, b of one structure; tensors at the same place have one shape and dtype
- * @throws BinadeError `shape.mismatch` for a condition that is no scalar, or other structure or shapes; `dtype.mismatch` for a
+ * @throws BinadeError `option.invalid` for a condition that is no tensor; `shape.mismatch` for one that is no scalar, or other structure or shapes; `dtype.mismatch` for a
  * condition that is not bool, or other dtypes.
  * @example
  * const { mean, count } = selectTree(allFinite([loss]), { mean: next, count: count.add(1) }, { mean: last, count });
  */
 export function selectTree<T>(condition: Tensor, a: T, b: T): T {
+  requireTensor("selectTree: the condition", condition);
   if (condition.dtype !== "bool") {
     throw new BinadeError(
       "dtype.mismatch",

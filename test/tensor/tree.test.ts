@@ -35,6 +35,19 @@ it("case 49: floats are cast, and nothing else is touched", () => {
   expect(tree.x.dtype).toBe("float32");
 });
 
+it.each([
+  "int32",
+  "uint8",
+  "bool",
+  "float31",
+])("case 49: a cast to %s is refused: floats would lose their fractions", (dtype) => {
+  expectRefusal(() => castTree({ x: tensor([1.5]) }, dtype as "float32"), "option.invalid", [
+    "castTree",
+    dtype,
+    "bfloat16",
+  ]);
+});
+
 describe.each(DEVICES)("case 50: on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
