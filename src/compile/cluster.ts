@@ -9,6 +9,8 @@ export class Cluster {
   cores: Node[];
   prologue = new Set<Node>();
   epilogue = new Set<Node>();
+  /** The stored values that members read, results of other members included. */
+  readonly reads = new Set<Node>();
 
   constructor(kind: KernelKind, node: Node) {
     this.kind = kind;
@@ -42,8 +44,6 @@ export const kindOf = (node: Node): KernelKind => {
       return op.native?.family ?? "row";
   }
 };
-
-export const newestOf = (cluster: Cluster): number => Math.max(...[...cluster.members()].map((n) => n.id));
 
 export function domainOf(cluster: Cluster): Shape {
   const [node] = cluster.cores.length > 0 ? cluster.cores : cluster.epilogue;

@@ -1,7 +1,7 @@
 /** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
 import type { Node } from "../ir/graph.ts";
 import { reshapeView, type Shape, sameShape, sizeOf } from "../ops/shape.ts";
-import { Cluster, domainOf, kindOf, newestOf, operandDomain, siblingKey } from "./cluster.ts";
+import { Cluster, domainOf, kindOf, operandDomain, siblingKey } from "./cluster.ts";
 import {
   awaitedBy,
   inlined,
@@ -74,7 +74,7 @@ class Fusion {
     for (const node of computed) {
       const cluster = new Cluster(kindOf(node), node);
       this.#clusters.add(cluster);
-      this.#clusterOf.set(node, cluster);
+      this.#hold(node, cluster);
     }
   }
 
@@ -252,7 +252,12 @@ class Fusion {
 
   #move(node: Node, to: Cluster, part: Set<Node>): void {
     part.add(node);
-    this.#clusterOf.set(node, to);
+    this.#hold(node, to);
+  }
+
+  #hold(node: Node, cluster: Cluster): void {
+    this.#clusterOf.set(node, cluster);
+    for (const { base } of this.#operands(node)) cluster.reads.add(base);
   }
 
   /** Whether `to` reads a result of `from` through a view, also if it reads another (or the same) element for element: it must be stored first. */
@@ -267,27 +272,40 @@ class Fusion {
   /** Whether a path leads from `from` to `to` through memory or another cluster: merging them would make a cycle. */
   #cycles(from: Cluster, to: Cluster): boolean {
     if (this.#readsThroughView(to, from)) return true;
-    const oldest = Math.min(...[...from.members()].map((n) => n.id));
-    const seen = new Set<Cluster>([to]);
-    const stack: Cluster[] = this.#producersOf(to).filter((c) => c !== from);
+    return this.#isBehind(
+      from,
+      [...this.#producersOf(to)].filter((cluster) => cluster !== from),
+      to,
+    );
+  }
+
+  #reaches(from: Cluster, to: Cluster): boolean {
+    return this.#isBehind(from, [to]);
+  }
+
+  /**
+   * Whether one of `clusters`, or what they read, is or reads `wanted`; not through `passed`. Ages of nodes end no walk: a
+   * cluster older than `wanted` may read one of which another node is younger, and reads `wanted`.
+   */
+  #isBehind(wanted: Cluster, clusters: readonly Cluster[], passed?: Cluster): boolean {
+    const seen = new Set<Cluster>(passed === undefined ? clusters : [passed, ...clusters]);
+    const stack = [...clusters];
     for (let cluster = stack.pop(); cluster !== undefined; cluster = stack.pop()) {
-      if (cluster === from) return true;
-      if (seen.has(cluster)) continue;
-      seen.add(cluster);
-      if (newestOf(cluster) > oldest) stack.push(...this.#producersOf(cluster));
+      if (cluster === wanted) return true;
+      for (const producer of this.#producersOf(cluster)) {
+        if (seen.has(producer)) continue;
+        seen.add(producer);
+        stack.push(producer);
+      }
     }
     return false;
   }
 
-  #producersOf(cluster: Cluster): Cluster[] {
-    const found = new Set<Cluster>();
-    for (const node of cluster.members()) {
-      for (const { base } of this.#operands(node)) {
-        const producer = this.#clusterOf.get(base);
-        if (producer !== undefined && producer !== cluster) found.add(producer);
-      }
+  *#producersOf(cluster: Cluster): IterableIterator<Cluster> {
+    for (const base of cluster.reads) {
+      const producer = this.#clusterOf.get(base);
+      if (producer !== undefined && producer !== cluster) yield producer;
     }
-    return [...found];
   }
 
   /** Cores that one kernel yields together: results of one native core, and reductions of one operand over the same axes. */
@@ -314,24 +332,11 @@ class Fusion {
   #join(first: Cluster, second: Cluster): void {
     for (const core of second.cores) {
       first.cores.push(core);
-      this.#clusterOf.set(core, first);
+      this.#hold(core, first);
     }
     for (const node of second.prologue) this.#move(node, first, first.prologue);
     for (const node of second.epilogue) this.#move(node, first, first.epilogue);
     this.#clusters.delete(second);
-  }
-
-  #reaches(from: Cluster, to: Cluster): boolean {
-    const oldest = Math.min(...[...from.members()].map((n) => n.id));
-    const seen = new Set<Cluster>();
-    const stack = [to];
-    for (let cluster = stack.pop(); cluster !== undefined; cluster = stack.pop()) {
-      if (cluster === from) return true;
-      if (seen.has(cluster)) continue;
-      seen.add(cluster);
-      if (newestOf(cluster) > oldest) stack.push(...this.#producersOf(cluster));
-    }
-    return false;
   }
 }
 

@@ -4,6 +4,7 @@ import { NullBackend } from "../../src/backends/null/backend.ts";
 import { compileProgram } from "../../src/compile/pipeline.ts";
 import type { Kernel, Program, Request } from "../../src/compile/program.ts";
 import { FORMATS } from "../../src/formats/index.ts";
+import { tensor } from "../../src/tensor/create.ts";
 import { useDevice } from "../../src/tensor/devices.ts";
 import { gradients } from "../../src/tensor/gradients.ts";
 import { block, type Model, mlp, residual } from "../support/models.ts";
@@ -70,5 +71,20 @@ describe("fusion", () => {
       parameters.map(() => ["pointwise", false]),
     );
     expect(program.arenaByteLength).toBeLessThan(16_384);
+  });
+
+  it("makes no circle through a kernel whose sums are older and younger than what it joins", () => {
+    const [x, y] = [tensor(new Float32Array(64)), tensor(new Float32Array(4))];
+    const older = x.sum().broadcastTo([4]).exp();
+    const joined = y.exp();
+    // One pass over x yields both sums: `older` waits for it, and it waits for `joined`.
+    const younger = x.mul(joined.slice(0, 0, 1)).sum();
+    const outputs = [younger, joined.add(older)].map(({ node }) => node);
+    const { kernels } = compileProgram({ outputs, assignments: new Map() }, new NullBackend().capabilities);
+    expect(kernels.map(({ kind, cores }) => `${kind} ${cores.length}`)).toEqual([
+      "pointwise 0",
+      "reduce 2",
+      "pointwise 0",
+    ]);
   });
 });

@@ -98,6 +98,32 @@ describe.each(DEVICES)("weights and state on %s", (device) => {
     expect(await second.optimizer.steps.read().item()).toBe(4);
   });
 
+  it.each(
+    (["SGD", "Adam", "AdamW", "Lion", "Adafactor", "Muon"] as const).flatMap((name) =>
+      STATES.map((state) => [name, state] as const),
+    ),
+  )("%s with %s state steps, and skips a step whole", async (name, stateDType) => {
+    const w = new Variable("w", [64, 64], "float32", wave(4096, 1));
+    const options = { lr: 1e-3, stateDType, ...(name === "SGD" ? { momentum: 0.9 } : {}) };
+    const optimizer = new optim[name]([w], options);
+    const scaler = new GradScaler();
+    const step = compile((gradient: Tensor) => {
+      const { applied } = scaler.step(optimizer, gradientsFrom([[w, gradient]]));
+      scaler.update();
+      return applied;
+    });
+    const variables = [w, ...optimizer.namedState().values()];
+    const seen = [await bytesOf(variables)];
+    for (const poison of [1, Number.POSITIVE_INFINITY, 1]) {
+      const applied = await (await step(tensor(wave(4096, 2), { shape: [64, 64] }).mul(poison))).item();
+      expect(applied).toBe(Number.isFinite(poison) ? 1 : 0);
+      const now = await bytesOf(variables);
+      if (applied === 1) expect(seen).not.toContainEqual(now);
+      else expect(now).toEqual(seen.at(-1));
+      seen.push(now);
+    }
+  });
+
   it("split masters have the bits of float32 masters, in every step", async () => {
     const [split, master] = [makeRun("split", "bfloat16", "float32"), makeRun("float32", "bfloat16", "float32")];
     for (let i = 0; i < 5; i++) {
