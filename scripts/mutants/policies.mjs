@@ -112,4 +112,28 @@ export const mutants = [
     test: "test/precision/wrong-types.test.ts",
     expected: "autocast: options",
   },
+  {
+    name: "a shared module known by its first path alone",
+    file: "src/nn/scope.ts",
+    find: "if (caller === null || own.length < 2) return own;",
+    replace: "if (caller !== null || own.length >= 0) return own.slice(0, 1);",
+    test: "test/nn/shared-modules.test.ts",
+    expected: "by its second path",
+  },
+  {
+    name: "a call of a shared module that knows not who calls",
+    file: "src/nn/scope.ts",
+    find: "return through.length === 0 ? own : through;",
+    replace: "return through.length === 0 ? own : own;",
+    test: "test/nn/shared-modules.test.ts",
+    expected: "by its first path",
+  },
+  {
+    name: "a cast that keeps the reason of an earlier pass",
+    file: "src/precision/autocast.ts",
+    find: "if (reasons.get(cast)?.pass !== pass || pass === null) {",
+    replace: "if (!reasons.has(cast)) {\n    void pass;",
+    test: "test/precision/rules.test.ts",
+    expected: "is told as it is now",
+  },
 ];

@@ -16,7 +16,7 @@ import { Fp8Linear } from "../tensor/fp8-product.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
 import { Linear } from "./layers.ts";
-import { Module } from "./module.ts";
+import { Module, pathsOf } from "./module.ts";
 
 /**
  * What delayed scaling remembers of one operand: `scale`, a scalar, and `amaxHistory`, whose slot 0 is the coming step's. Both
@@ -93,7 +93,7 @@ export class Fp8 extends Module {
 export interface Fp8Options {
   /** Paths of modules, with everything inside; `*` is one part of a path, `**` any number. Default "**", all. */
   readonly modules?: string | readonly string[];
-  /** Paths that keep their precision; of a GPT the head, and what else is sensitive. Default none. */
+  /** Paths that keep their precision, by whichever of several they are reached; of a GPT the head, and what else is sensitive. Default none. */
   readonly except?: string | readonly string[];
 }
 
@@ -120,11 +120,11 @@ export function fp8<M extends Module>(model: M, recipe: Fp8RecipeOptions | null,
     );
   const ready = recipe === null ? null : fp8Recipe(recipe);
   const { modules = "**", except = [] } = options;
-  const layers = [...model.namedModules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear);
+  const layers = [...pathsOf(model)].flatMap(([layer, paths]) => (layer instanceof Linear ? [{ layer, paths }] : []));
   const isChosen = matcherOf("modules", modules, layers);
   const isExcepted = matcherOf("except", except, layers);
-  for (const [path, layer] of layers) {
-    if (isChosen(path) && !isExcepted(path)) layer.fp8 = ready === null ? null : made(ready, layer);
+  for (const { layer, paths } of layers) {
+    if (isChosen(paths) && !isExcepted(paths)) layer.fp8 = ready === null ? null : made(ready, layer);
   }
   model.namedBuffers();
   return model;
@@ -144,21 +144,22 @@ function made(recipe: Fp8Recipe, { weight, training }: Linear): Fp8 {
 function matcherOf(
   key: string,
   given: string | readonly string[],
-  layers: readonly (readonly [string, Linear])[],
-): (path: string) => boolean {
+  layers: readonly { readonly paths: readonly string[] }[],
+): (paths: readonly string[]) => boolean {
   const texts = typeof given === "string" ? [given] : given;
   if (!Array.isArray(texts) || !texts.every((text) => typeof text === "string")) {
     throw new BinadeError("option.invalid", `fp8: ${key}: expected a path or a list of paths, got ${showValue(given)}`);
   }
   const patterns = texts.map((text: string) => ({ text, pattern: modulePattern(text) }));
-  const unmet = patterns.find(({ pattern }) => !layers.some(([path]) => pattern.test(path)));
+  const known = layers.flatMap(({ paths }) => paths);
+  const unmet = patterns.find(({ pattern }) => !known.some((path) => pattern.test(path)));
   if (unmet !== undefined) {
     throw new BinadeError(
       "option.invalid",
-      `fp8: ${key}: no linear layer is at ${JSON.stringify(unmet.text)}; ${layersText(layers.map(([path]) => path))}`,
+      `fp8: ${key}: no linear layer is at ${JSON.stringify(unmet.text)}; ${layersText(known)}`,
     );
   }
-  return (path) => patterns.some(({ pattern }) => pattern.test(path));
+  return (paths) => patterns.some(({ pattern }) => paths.some((path) => pattern.test(path)));
 }
 
 const layersText = (paths: readonly string[]): string =>

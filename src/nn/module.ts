@@ -2,8 +2,8 @@
 import { BinadeError } from "../errors.ts";
 import { FLOAT_DTYPES, type FloatDType, isFloat } from "../formats/index.ts";
 import { requireChoice, requireKnownKeys, requireOptions } from "../precision/options.ts";
-import type { Policy } from "../precision/policy.ts";
-import { type AutocastRule, exactModulePattern } from "../precision/rules.ts";
+import { formatPolicy, type Policy, readPolicy } from "../precision/policy.ts";
+import { type AutocastRule, exactModulePattern, showPaths } from "../precision/rules.ts";
 import { RandomStream } from "../tensor/random.ts";
 import { guarded } from "../tensor/trace.ts";
 import { Variable } from "../tensor/variable.ts";
@@ -98,9 +98,9 @@ export abstract class Module {
     return [...this.namedBuffers().values()];
   }
 
-  /** This module under the path "", and those inside by dotted path, in order of fields. */
+  /** This module under the path "", and those inside by dotted path, the first of several, in order of fields. */
   namedModules(): ReadonlyMap<string, Module> {
-    return new Map([...pathsOf(this)].map(([module, path]) => [path, module]));
+    return new Map([...pathsOf(this)].map(([module, [path = ""]]) => [path, module]));
   }
 
   /**
@@ -134,25 +134,33 @@ export abstract class Module {
   }
 
   /**
-   * `withPolicy` for modules by path: `*` stands for one part of a path, `**` for any number of parts. Later entries win.
+   * `withPolicy` for modules by path: `*` stands for one part of a path, `**` for any number of parts. Later entries win. A
+   * module has one policy, whichever of its paths names it.
    *
-   * @throws BinadeError `option.invalid` for a path at which there is no module, before any policy is set; otherwise as
-   * `withPolicy`.
+   * @throws BinadeError `option.invalid` for a path at which there is no module, or different policies for two paths of one module,
+   * before any policy is set; otherwise as `withPolicy`.
    * @example
    * model.withPolicies({ "blocks.*.feedForward": "mixed_float16", head: "fp32" });
    */
   withPolicies(byPath: Readonly<Record<string, string | Policy | null>>): this {
     requireOptions("withPolicies", byPath);
-    const modules = this.namedModules();
-    const chosen = Object.entries(byPath).flatMap(([pattern, policy]) => {
-      const path = exactModulePattern(pattern);
-      const found = [...modules].filter(([name]) => path.test(name)).map(([, module]) => ({ module, policy }));
-      if (found.length > 0) return found;
-      const known = [...modules.keys()].filter((name) => name !== "").join(", ");
+    const modules = pathsOf(this);
+    const entries = Object.entries(byPath).map(([text, policy]) => ({
+      text,
+      policy: policy === null ? null : readPolicy(policy),
+      pattern: exactModulePattern(text),
+    }));
+    const known = [...modules.values()].flat();
+    const unmet = entries.find(({ pattern }) => !known.some((path) => pattern.test(path)));
+    if (unmet !== undefined) {
       throw new BinadeError(
         "option.invalid",
-        `withPolicies: no module is at ${JSON.stringify(pattern)}; expected one of ${known}`,
+        `withPolicies: no module is at ${JSON.stringify(unmet.text)}; expected one of ${showPaths(known)}`,
       );
+    }
+    const chosen = [...modules].flatMap(([module, paths]) => {
+      const entry = oneEntry(paths.flatMap((path) => entries.findLast(({ pattern }) => pattern.test(path)) ?? []));
+      return entry === undefined ? [] : [{ module, policy: entry.policy }];
     });
     for (const { module, policy } of chosen) {
       if (policy !== null) modulePolicy(policy, [], module.namedParameters());
@@ -172,7 +180,7 @@ export abstract class Module {
   to(dtype: FloatDType): this {
     requireChoice("to: dtype", dtype, FLOAT_DTYPES);
     this.#named();
-    for (const [module, path] of pathsOf(this)) module.#requirePolicyOf(dtype, path);
+    for (const [module, [path = ""]] of pathsOf(this)) module.#requirePolicyOf(dtype, path);
     const replacements = new Map<Variable, Variable>();
     for (const { owner, key, variable, isBuffer } of variablesIn(this, "", new Set())) {
       if (isBuffer || variable.dtype === dtype || !isFloat(variable.dtype)) continue;
@@ -209,6 +217,23 @@ export abstract class Module {
   }
 }
 
+interface PolicyEntry {
+  readonly text: string;
+  readonly policy: Policy | null;
+}
+
+/** The entry of a module, of those that decide for each of its paths: of two that differ, one would not have what it asked for. */
+function oneEntry([first, ...rest]: readonly PolicyEntry[]): PolicyEntry | undefined {
+  const meaning = ({ policy }: PolicyEntry): string => (policy === null ? "none" : formatPolicy(policy));
+  const other = rest.find((entry) => first !== undefined && meaning(entry) !== meaning(first));
+  if (first === undefined || other === undefined) return first;
+  const both = `${JSON.stringify(first.text)} and ${JSON.stringify(other.text)}`;
+  throw new BinadeError(
+    "option.invalid",
+    `withPolicies: ${both} name one module by two of its paths, with different policies; a module has one: give both the same`,
+  );
+}
+
 /** A part that is asked for its own parameters must not shorten the names that the whole gave. */
 const depth = (path: string): number => path.split(".").length;
 
@@ -223,21 +248,42 @@ function* variablesIn(owner: object, prefix: string, visited: Set<object>): Gene
   }
 }
 
-/** Modules with their paths, the first of several, itself included. */
-function pathsOf(outermost: Module): ReadonlyMap<Module, string> {
+/** Of modules that refer to each other at will there would be more paths than can be listed: the shortest are known. */
+const MOST_PATHS = 64;
+
+/** Modules in order of fields, itself included, with all their paths: the first in that order, then the shorter ones first. */
+export function pathsOf(outermost: Module): ReadonlyMap<Module, readonly string[]> {
+  const found = new Map([...firstPaths(outermost)].map(([module, path]) => [module, [path]]));
+  type Visit = { readonly owner: object; readonly path: string; readonly above: Visit | null };
+  const isAbove = (owner: object, at: Visit | null): boolean =>
+    at !== null && (at.owner === owner || isAbove(owner, at.above));
+  const queue: Visit[] = [{ owner: outermost, path: "", above: null }];
+  for (const visit of queue) {
+    const known = visit.owner instanceof Module ? found.get(visit.owner) : undefined;
+    if (isAbove(visit.owner, visit.above) || (known?.length ?? 0) >= MOST_PATHS) continue;
+    if (known?.includes(visit.path) === false) known.push(visit.path);
+    for (const [key, owner] of partsOf(visit.owner))
+      queue.push({ owner, path: visit.path === "" ? key : `${visit.path}.${key}`, above: visit });
+  }
+  return found;
+}
+
+/** Modules by the first path in order of fields. */
+function firstPaths(outermost: Module): ReadonlyMap<Module, string> {
   const paths = new Map<Module, string>();
   const visited = new Set<object>();
   const visit = (owner: object, path: string): void => {
     if (visited.has(owner)) return;
     visited.add(owner);
     if (owner instanceof Module) paths.set(owner, path);
-    for (const [key, value] of Object.entries(owner)) {
-      if (value instanceof Module || Array.isArray(value)) visit(value, path === "" ? key : `${path}.${key}`);
-    }
+    for (const [key, part] of partsOf(owner)) visit(part, path === "" ? key : `${path}.${key}`);
   };
   visit(outermost, "");
   return paths;
 }
+
+const partsOf = (owner: object): readonly (readonly [string, object])[] =>
+  Object.entries(owner).filter(([, value]) => value instanceof Module || Array.isArray(value));
 
 /** A parameter of the same name and values in another dtype. */
 function convert(variable: Variable, dtype: FloatDType): Variable {

@@ -53,8 +53,24 @@ export function isScoped(module: object): boolean {
   return typeof forward !== "function" || scoped.has(forward);
 }
 
-/** The outermost module that runs. */
-let root: object | null = null;
+/** Modules with all their paths from an outermost one, in order of fields. */
+export type ModulePaths = ReadonlyMap<object, readonly string[]>;
+
+/** A module that runs. */
+interface Running {
+  /** Of the outermost module that runs. */
+  readonly tree: () => ModulePaths;
+  /** The paths of this one by which rules may mean it here; none of a module in a private field. */
+  readonly paths: () => readonly string[];
+}
+
+let running: Running | null = null;
+
+/** The value of `make`, which is called when it is first asked for. */
+function lazily<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => (made ??= { value: make() }).value;
+}
 
 /**
  * Has `forward` run under the module's path and policy. A property of the object, not of its class: `super.forward` stays
@@ -65,35 +81,47 @@ let root: object | null = null;
 export function scopeForward(
   module: object,
   policyNow: () => ModulePolicy | null,
-  pathsIn: (outermost: object) => ReadonlyMap<object, string>,
+  pathsIn: (outermost: object) => ModulePaths,
 ): void {
   const forward: unknown = Reflect.get(module, "forward");
   if (typeof forward !== "function") return;
   const value = (...args: readonly unknown[]): unknown => {
-    const outermost = root;
-    root ??= module;
-    const from = root;
-    let paths: ReadonlyMap<object, string> | undefined;
-    const pathsNow = (): ReadonlyMap<object, string> => (paths ??= pathsIn(from));
-    const place = { path: () => pathsNow().get(module) ?? null, paths: () => pathsNow().values() };
+    const caller = running;
+    const tree = caller?.tree ?? lazily(() => pathsIn(module));
+    const own: Running = { tree, paths: lazily(() => pathsThrough(caller, tree().get(module) ?? [])) };
+    running = own;
     try {
-      return underPolicy(policyNow(), place, args, (given) => Reflect.apply(forward, module, given));
+      return underPolicy(policyNow(), own, args, (given) => Reflect.apply(forward, module, given));
     } finally {
-      root = outermost;
+      running = caller;
     }
   };
   scoped.add(value);
   Object.defineProperty(module, "forward", { value, configurable: true, writable: true, enumerable: false });
 }
 
+/**
+ * Of a module that is reached by several paths, those that lead through the one that called it: a call in `a` is one of
+ * "a.shared", not of "b.shared". All of them where none does.
+ */
+function pathsThrough(caller: Running | null, own: readonly string[]): readonly string[] {
+  if (caller === null || own.length < 2) return own;
+  const through = own.filter((path) => caller.paths().some((outer) => isWithin(path, outer)));
+  return through.length === 0 ? own : through;
+}
+
+const isWithin = (path: string, outer: string): boolean =>
+  outer === "" || path === outer || path.startsWith(`${outer}.`);
+
 /** After jmp: what goes in is cast to the compute dtype, what comes out to the output dtype. */
 function underPolicy(
   policy: ModulePolicy | null,
-  { path, paths }: { readonly path: () => string | null; readonly paths: () => Iterable<string> },
+  { tree, paths }: Running,
   args: readonly unknown[],
   forward: (args: readonly unknown[]) => unknown,
 ): unknown {
-  if (policy === null) return inModule(path, paths, null, () => forward(args));
+  const allPaths = (): Iterable<string> => [...tree().values()].flat();
+  if (policy === null) return inModule(paths, allPaths, null, () => forward(args));
   const { compute, output } = policy.policy;
-  return inModule(path, paths, policy, () => castTreeByPolicy(forward(castTreeByPolicy(args, compute)), output));
+  return inModule(paths, allPaths, policy, () => castTreeByPolicy(forward(castTreeByPolicy(args, compute)), output));
 }

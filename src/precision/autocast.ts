@@ -22,13 +22,15 @@ export interface AutocastRegion {
   readonly rules: readonly ReadyRule[];
   /** The function that is being built, of those that rules may name. */
   readonly function: FunctionName | null;
-  /** Path of the innermost module that runs; null outside of modules. */
-  readonly path: () => string | null;
+  /** Paths of the innermost module that runs, of which rules may name any; none outside of modules. */
+  readonly paths: () => readonly string[];
   /** For each region whose rules name modules: every path of the outermost modules that ran in it. */
   readonly ranIn: readonly Set<string>[];
+  /** Tells one pass through the outermost region or module from the next; null outside of both. */
+  readonly pass: object | null;
 }
 
-const OUTSIDE: AutocastRegion = { dtype: null, rules: [], function: null, path: () => null, ranIn: [] };
+const OUTSIDE: AutocastRegion = { dtype: null, rules: [], function: null, paths: () => [], ranIn: [], pass: null };
 let current = OUTSIDE;
 
 /** The compute dtype in force, or null outside every region. */
@@ -66,11 +68,19 @@ export function autocast<T>(dtype: HalfDType | false, body: () => T, options: Au
   const own = readyRules(rules);
   const paths = new Set<string>();
   const ranIn = own.some(({ matchesModule }) => matchesModule !== null) ? [...current.ranIn, paths] : current.ranIn;
-  const region = { ...current, dtype: dtype === false ? null : dtype, rules: [...current.rules, ...own], ranIn };
+  const region = {
+    ...current,
+    dtype: dtype === false ? null : dtype,
+    rules: [...current.rules, ...own],
+    ranIn,
+    pass: passNow(),
+  };
   const result = within(region, body);
   requireModules(own, paths);
   return result;
 }
+
+const passNow = (): object => current.pass ?? {};
 
 /** Runs `body` in a region; it must not leave it waiting. */
 function within<T>(region: AutocastRegion, body: () => T): T {
@@ -94,10 +104,13 @@ function inRegion<T>(region: AutocastRegion, body: () => T): T {
   }
 }
 
+/** The module that runs by its path, the first of several; null outside of modules. */
+const moduleNow = (): string | null => current.paths()[0] ?? null;
+
 /** The function and the module that nodes are built for. */
 export const placeNow = (): { readonly function: string | null; readonly module: string | null } => ({
   function: current.function,
-  module: current.path(),
+  module: moduleNow(),
 });
 
 /** Runs `body` with rules that every region inside begins with: the step's own come after them, and win. */
@@ -114,17 +127,18 @@ export const inFunction = <T>(name: FunctionName, body: () => T): T =>
 /**
  * Runs `body` as the forward of a module; a policy has rules and a compute dtype of its own.
  *
- * @param paths of the outermost module that runs: its own and those inside
+ * @param paths those of the module by which a rule may mean it here
+ * @param allPaths of the outermost module that runs: its own and those inside
  */
 export function inModule<T>(
-  path: () => string | null,
-  paths: () => Iterable<string>,
+  paths: () => readonly string[],
+  allPaths: () => Iterable<string>,
   policy: Pick<AutocastRegion, "dtype" | "rules"> | null,
   body: () => T,
 ): T {
-  for (const ran of current.ranIn) for (const known of paths()) ran.add(known);
-  if (policy !== null && policy.rules.length > 0) requireModules(policy.rules, new Set(paths()));
-  const region = { ...current, function: null, path };
+  for (const ran of current.ranIn) for (const known of allPaths()) ran.add(known);
+  if (policy !== null && policy.rules.length > 0) requireModules(policy.rules, new Set(allPaths()));
+  const region = { ...current, function: null, paths, pass: passNow() };
   if (policy === null) return inRegion(region, body);
   return within({ ...region, dtype: policy.dtype, rules: [...current.rules, ...policy.rules] }, body);
 }
@@ -173,7 +187,7 @@ export function observingDecisions<T>(observe: (decision: AutocastDecision) => v
 function tell(op: string, autocast: AutocastClass, rule: string | null, operands: readonly Node[]): void {
   if (observer === null || current.dtype === null) return;
   const dtype = operands.find(isAutocastable)?.dtype ?? null;
-  observer({ op, function: current.function, module: current.path(), autocast, rule, dtype });
+  observer({ op, function: current.function, module: moduleNow(), autocast, rule, dtype });
 }
 
 /** Why a cast was inserted: what asked for it, and by which rule. */
@@ -191,10 +205,13 @@ export interface CastReason {
   readonly to: DType;
 }
 
-const reasons = new WeakMap<Node, CastReason>();
+const reasons = new WeakMap<Node, { readonly pass: object | null; readonly reason: CastReason }>();
 
-/** The first reason for which autocast made this cast; undefined for casts that were written by hand. */
-export const reasonOf = (cast: Node): CastReason | undefined => reasons.get(cast);
+/**
+ * Why autocast made this cast; undefined for casts that were written by hand. One that is made again is the same node: the first
+ * reason of the last pass counts.
+ */
+export const reasonOf = (cast: Node): CastReason | undefined => reasons.get(cast)?.reason;
 
 /** Autocast touches floats of at most 32 bits: never float64, integers or booleans. */
 export const isAutocastable = (node: Node): boolean => isFloat(node.dtype) && node.dtype !== "float64" && !isWeak(node);
@@ -204,8 +221,10 @@ const isWeak = (node: Node): boolean => node.op.kind === "source" && node.op.wea
 function castFor(node: Node, to: DType, reason: Pick<CastReason, "op" | "autocast" | "rule">): Node {
   if (node.dtype === to) return node;
   const cast = build.cast(node, to);
-  if (!reasons.has(cast)) {
-    reasons.set(cast, { ...reason, function: current.function, module: current.path(), from: node.dtype, to });
+  const { pass } = current;
+  if (reasons.get(cast)?.pass !== pass || pass === null) {
+    const place = { function: current.function, module: moduleNow() };
+    reasons.set(cast, { pass, reason: { ...reason, ...place, from: node.dtype, to } });
   }
   return cast;
 }
@@ -251,7 +270,7 @@ export function savedDType(op: string, x: Node): DType {
   observer?.({
     op: "saved",
     function: current.function ?? op,
-    module: current.path(),
+    module: moduleNow(),
     autocast: saved === dtype ? "narrow" : "wide",
     rule: rule?.text ?? null,
     dtype: saved,
@@ -261,9 +280,9 @@ export function savedDType(op: string, x: Node): DType {
 
 /** The user's rule for an op here; none outside of regions. */
 function userRule(name: string): ReadyRule | null {
-  const { dtype, rules, path } = current;
+  const { dtype, rules, paths } = current;
   const called = current.function === null ? [name] : [name, current.function];
-  return dtype === null || rules.length === 0 ? null : ruleFor(rules, called, path);
+  return dtype === null || rules.length === 0 ? null : ruleFor(rules, called, paths);
 }
 
 /** The class in force: the user's last rule that matches inside a region, else the row's. */

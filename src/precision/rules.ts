@@ -14,7 +14,8 @@ export interface AutocastRule {
   readonly op?: string | readonly string[];
   /**
    * Modules by path from the outermost module that runs ("blocks.0.feedForward"), and everything inside them. `*` stands for
-   * one part of a path, `**` for any number of parts, none included.
+   * one part of a path, `**` for any number of parts, none included. A module with several paths runs under those that lead through
+   * the module that called it.
    */
   readonly module?: string | readonly string[];
   /** `narrow`: the compute dtype; `wide`: float32; `widest`: the widest operand; `as-is`: untouched. */
@@ -151,17 +152,28 @@ function pathSource(text: string): string {
 const literally = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 /**
- * The last rule that matches one of `called`, the names of an op and of the function that uses it, in the module at `path`
- * (null: outside of modules). null: none does.
+ * The last rule that matches one of `called`, the names of an op and of the function that uses it, in the module at one of
+ * `paths` (none: outside of modules). null: none does.
  */
 export function ruleFor(
   rules: readonly ReadyRule[],
   called: readonly string[],
-  path: () => string | null,
+  paths: () => readonly string[],
 ): ReadyRule | null {
   return (
-    rules.findLast(({ matchesOp, matchesModule }) => called.some(matchesOp) && isInside(matchesModule, path)) ?? null
+    rules.findLast(
+      ({ matchesOp, matchesModule }) =>
+        called.some(matchesOp) && (matchesModule === null || paths().some(matchesModule)),
+    ) ?? null
   );
+}
+
+/** Paths in a message: as many as a GPT of six layers has. */
+const SHOWN = 64;
+
+export function showPaths(paths: readonly string[]): string {
+  const all = paths.filter((path) => path !== "");
+  return all.slice(0, SHOWN).join(", ") + (all.length > SHOWN ? ` and ${all.length - SHOWN} more` : "");
 }
 
 /**
@@ -174,15 +186,9 @@ export function requireModules(rules: readonly ReadyRule[], paths: ReadonlySet<s
   if (paths.size === 0) return;
   const unmet = rules.find(({ matchesModule }) => matchesModule !== null && ![...paths].some(matchesModule));
   if (unmet === undefined) return;
-  const known = [...paths].filter((path) => path !== "").join(", ");
+  const known = showPaths([...paths]);
   throw new BinadeError(
     "option.invalid",
     `autocast: rule ${unmet.text}: no module that ran is there; expected one of ${known === "" ? "none: the module has no parts" : known}`,
   );
-}
-
-function isInside(matches: ReadyRule["matchesModule"], path: () => string | null): boolean {
-  if (matches === null) return true;
-  const where = path();
-  return where !== null && matches(where);
 }

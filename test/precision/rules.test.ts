@@ -148,6 +148,16 @@ describe("a rule", () => {
     expect(kept([{ op: "rmsNorm", autocast: "wide" }])).toBe(true);
   });
 
+  it("is told as it is now, also of a cast that an earlier rule made", () => {
+    const [x, w] = [matrix(), matrix()];
+    const told = (reason: string): readonly string[] => {
+      const rules = [{ op: "matmul", autocast: "narrow", reason }] as const;
+      return explain(autocast("bfloat16", () => x.matmul(w), { rules })).map((cast) => cast.reason?.rule ?? "");
+    };
+    expect(told("as before")).toEqual(Array(2).fill("matmul → narrow (as before)"));
+    expect(told("as measured")).toEqual(Array(2).fill("matmul → narrow (as measured)"));
+  });
+
   it("is told with its reason", () => {
     const rules = [{ op: "softmax", autocast: "narrow", reason: "the scores are small" }] as const;
     const casts = explain(autocast("float16", () => matrix().softmax(), { rules }));
