@@ -3,8 +3,8 @@ export const mutants = [
   {
     name: "rules of the user ignored",
     file: "src/precision/autocast.ts",
-    find: "dtype === null || rules.length === 0 ? null : ruleFor(rules, called, path)",
-    replace: "dtype === null || rules.length >= 0 ? null : ruleFor(rules, called, path)",
+    find: "dtype === null || rules.length === 0 ? null : ruleFor(rules, called, paths)",
+    replace: "dtype === null || rules.length >= 0 ? null : ruleFor(rules, called, paths)",
     test: "test/precision/rules.test.ts",
     expected: "a rule by row",
   },
