@@ -200,11 +200,17 @@ function learn<T extends Arithmetic<T>>({ meanDecay, varianceDecay }: LogMaxRule
   };
 }
 
+/** 2^k for an integer k from −126 to 126, exactly: as a product of two halves, which the splitting below holds. */
+function powerOfTwo<T extends Arithmetic<T>>(k: T): T {
+  const half = k.mul(0.5).floor();
+  return smallPowerOfTwo(half).mul(smallPowerOfTwo(k.sub(half)));
+}
+
 /**
  * 2^k for an integer k from −126 to 100, exactly: the exponential is a few ulps off, and Veltkamp's splitting keeps one
  * significant bit of it. Source: T. J. Dekker, Numerische Mathematik 18 (1971), 224–242.
  */
-function powerOfTwo<T extends Arithmetic<T>>(k: T): T {
+function smallPowerOfTwo<T extends Arithmetic<T>>(k: T): T {
   const near = k.mul(Math.LN2).exp();
   const wide = near.mul(2 ** 23 + 1);
   return wide.sub(wide.sub(near));

@@ -103,6 +103,17 @@ describe("logMax", () => {
   });
 });
 
+describe("logMax between its widest bounds", () => {
+  it.each([
+    [126, 2 ** -126],
+    [-112, 2 ** 127],
+  ])("comes to 2^%d, and stays a number", (exponent, largest) => {
+    const { scales } = walk({ floor: 2 ** -126, ceiling: 2 ** 126 }, 200, () => ({ finite: true, largest }));
+    expect(scales.at(-1)).toBe(2 ** exponent);
+    for (const scale of scales) expect(Number.isInteger(Math.log2(scale))).toBe(true);
+  });
+});
+
 describe.each(DEVICES)("logMax on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
@@ -130,5 +141,12 @@ describe.each(DEVICES)("logMax on %s", (device) => {
       // The scale itself feeds back: both go on from one.
       await variables.load({ ...got, ...state });
     }
+  });
+
+  it("comes to 2^126 where gradients are as small as that", async () => {
+    const machine = logMaxMachine(logMaxRule({ initialScale: 2 ** 125, ceiling: 2 ** 126 }));
+    const variables = new ScaleVariables(machine);
+    variables.move(machine, { finite: tensor([1]).reshape([]).cast("bool"), largest: tensor(2 ** -126) });
+    expect((await variables.values()).scale).toBe(2 ** 126);
   });
 });
