@@ -2,6 +2,7 @@
 import { BinadeError, listNames } from "../errors.ts";
 import { isPositive, requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
+import { where } from "../tensor/functions.ts";
 import { type Grads, mapGradients, originOf } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
@@ -15,8 +16,12 @@ function requireTrue(subject: string, grads: Grads<"true">): void {
   throw new BinadeError("scaler.order", `${sentence}; pass what GradScaler.unscale returns`);
 }
 
+/** 2^−80: squares of what is larger than 2^64 fit after it, and those of what matters beside them are normal. */
+const DOWN = 2 ** -80;
+
 /**
- * √(Σ g²) over all elements of all gradients, in float32: a scalar. Infinite where the sum of squares exceeds float32.
+ * √(Σ g²) over all elements of all gradients, in float32: a scalar. Where the sum of squares exceeds float32 and the norm does not,
+ * squares are summed of gradients times a power of two: clipping must not take finite gradients for infinite ones.
  *
  * @throws BinadeError `scaler.order` for scaled gradients; `gradient.missing` for none.
  * @example
@@ -24,11 +29,14 @@ function requireTrue(subject: string, grads: Grads<"true">): void {
  */
 export function globalNorm(grads: Grads<"true">): Tensor {
   requireTrue("globalNorm", grads);
-  const squares = [...grads.values()].map((gradient) => gradient.cast("float32").square().sum());
-  const [first, ...rest] = squares;
-  if (first === undefined)
+  const wide = [...grads.values()].map((gradient) => gradient.cast("float32"));
+  if (wide.length === 0)
     throw new BinadeError("gradient.missing", "globalNorm: expected at least one gradient, got none");
-  return rest.reduce((sum, square) => sum.add(square), first).sqrt();
+  const sumOfSquares = (tensors: readonly Tensor[]): Tensor =>
+    tensors.map((x) => x.square().sum()).reduce((sum, squares) => sum.add(squares));
+  const squares = sumOfSquares(wide);
+  const lowered = sumOfSquares(wide.map((gradient) => gradient.mul(DOWN)));
+  return where(squares.isFinite(), squares.sqrt(), lowered.sqrt().mul(1 / DOWN));
 }
 
 /**

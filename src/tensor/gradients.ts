@@ -3,6 +3,7 @@ import { gradients as nodeGradients } from "../autodiff/backward.ts";
 import { BinadeError } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import { outsideRegions } from "../precision/autocast.ts";
+import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace } from "./trace.ts";
 import type { Variable } from "./variable.ts";
@@ -90,8 +91,9 @@ export function gradientsFrom(entries: Iterable<readonly [Variable, Tensor]>): G
 }
 
 /**
- * Sums of gradients by parameter, in float32: those of several losses, each of which may have a scaler of its own. Scaled
- * ones must be of one scaler, since only one of them can unscale the sum.
+ * Sums of gradients by parameter, in float32 whatever the gradients' dtype: those of several losses, each of which may have a
+ * scaler of its own. What only one of them has stays as it is. Scaled ones must be of one scaler, since only one of them can
+ * unscale the sum.
  *
  * @throws BinadeError `scaler.order` for scaled gradients of several scalers, or from both sides of an update, or for plain
  * gradients among unscaled ones.
@@ -113,8 +115,8 @@ export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...ot
   const sums = new Map<Variable, Tensor>();
   for (const [parameter, gradient] of all.flatMap((grads) => [...grads])) {
     const before = sums.get(parameter);
-    const sum = before === undefined ? gradient : before.cast("float32").add(gradient.cast("float32"));
-    sums.set(parameter, sum.cast(gradient.dtype));
+    // A sum stays in float32: in float16 one of 2048 would lose every 1 that is added to it.
+    sums.set(parameter, before === undefined ? gradient : atLeastFloat32(before).add(atLeastFloat32(gradient)));
   }
   const [kind] = kinds;
   const [session, ...otherSessions] = new Set(origins.flatMap((origin) => origin.session ?? []));
@@ -128,6 +130,8 @@ export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...ot
   const origin = kind === undefined ? undefined : { kind, scalers, ...(session === undefined ? {} : { session }) };
   return markGrads<S>(sums, origin);
 }
+
+const atLeastFloat32 = (x: Tensor): Tensor => (x.dtype === "float64" ? x : x.cast("float32"));
 
 function requireShape(parameter: Variable, gradient: Tensor): Tensor {
   if (gradient.shape.join() === parameter.shape.join()) return gradient;
@@ -147,7 +151,8 @@ export const parametersOf = (source: Parameters): readonly Variable[] =>
  * Gradients of `loss`, a floating scalar, with respect to every parameter: float32 for float32 parameters, whatever the region
  * in which the loss was computed.
  *
- * @throws BinadeError `autodiff.notDifferentiable` for another loss; `gradient.missing` naming the parameters on which the loss does not depend, unless `allowUnused`.
+ * @throws BinadeError `autodiff.notDifferentiable` for another loss; `gradient.missing` naming the parameters on which the loss does not depend, unless `allowUnused`;
+ * `option.unknown` or `option.invalid` for a bad option.
  * @example
  * const grads = gradients(loss, model); // Grads<"true">
  */
@@ -156,8 +161,11 @@ export function gradients(loss: Tensor, parameters: Parameters, options?: Gradie
 export function gradients(
   loss: Tensor | ScaledLoss,
   parameters: Parameters,
-  { allowUnused = false }: GradientOptions = {},
+  options: GradientOptions = {},
 ): Grads<"scaled" | "true"> {
+  requireKnownKeys("gradients", options, ["allowUnused"]);
+  requireBoolean("gradients: allowUnused", options.allowUnused);
+  const { allowUnused = false } = options;
   const variables = parametersOf(parameters);
   const scalar = loss instanceof ScaledLoss ? loss.tensor : loss;
   const found = outsideRegions(() =>

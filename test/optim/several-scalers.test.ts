@@ -4,8 +4,11 @@ import {
   addGradients,
   autocast,
   compile,
+  full,
   GradScaler,
+  type Grads,
   gradients,
+  gradientsFrom,
   optim,
   readOutcome,
   type StepOutcome,
@@ -54,6 +57,13 @@ describe.each(DEVICES)("several scalers on %s", (device) => {
       const outcome = await readOutcome(await s.step(tensor(first), tensor(second)));
       expect(outcome.applied).toBe(want[0] !== 1);
       expect([await valuesOf(s.w), await s.scales()]).toEqual([want, scales]);
+    });
+
+    it.each(["float16", "bfloat16"] as const)("adds %s gradients in float32", async (dtype) => {
+      const w = weight();
+      const parts = [4096, 1, 1, 1].map((value) => gradientsFrom([[w, full([2], value, dtype)]]));
+      const [sum] = [...addGradients(...(parts as [Grads<"true">, ...Grads<"true">[]])).values()];
+      expect([sum?.dtype, ...((await sum?.data()) ?? [])]).toEqual(["float32", 4099, 4099]);
     });
 
     it("refuses to add what only one of them could unscale", () => {
