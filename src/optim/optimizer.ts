@@ -3,7 +3,7 @@ import { BinadeError, listNames } from "../errors.ts";
 import { philoxKey } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
 import type { Shape } from "../ops/shape.ts";
-import { isNonNegative, requireKnownKeys, requireNumber, withoutUndefined } from "../precision/options.ts";
+import { isNonNegativeSingle, requireKnownKeys, requireNumber, withoutUndefined } from "../precision/options.ts";
 import { arange, full } from "../tensor/create.ts";
 import { decideStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
@@ -144,9 +144,13 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
     const known = Object.keys(defaults).filter((key) => !SHARED.some((shared) => shared === key));
     requireKnownKeys(`${name}: group`, own, known);
     const settings: S = { ...defaults, ...withoutUndefined(options), ...withoutUndefined(own) };
-    if (typeof settings.lr !== "function")
-      requireNumber(`${name}: lr`, settings.lr, isNonNegative, "a finite number ≥ 0, or a schedule");
-    requireNumber(`${name}: weightDecay`, settings.weightDecay, isNonNegative, "a finite number ≥ 0");
+    if (typeof settings.lr !== "function") requireRate(name, settings.lr, ", or a schedule");
+    requireNumber(
+      `${name}: weightDecay`,
+      settings.weightDecay,
+      isNonNegativeSingle,
+      "a finite number ≥ 0 within float32",
+    );
     requireChoice(`${name}: masterWeights`, settings.masterWeights, WEIGHT_FORMS);
     requireChoice(`${name}: stateDType`, settings.stateDType, STATE_FORMS);
     check(settings);
@@ -172,13 +176,26 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
     return this.#hostRates()[0]?.value ?? Number.NaN;
   }
   set lr(value: number) {
-    requireNumber(`${this.#rule.name}: lr`, value, isNonNegative, "a finite number ≥ 0");
+    requireRate(this.#rule.name, value);
     for (const rate of this.#hostRates()) rate.value = value;
   }
 
-  /** Learning rates by group, to be read or set one by one. */
+  /**
+   * Learning rates by group, to be read or set one by one.
+   *
+   * @throws BinadeError as `lr`.
+   */
   get rates(): readonly { value: number }[] {
-    return this.#hostRates();
+    const { name } = this.#rule;
+    return this.#hostRates().map((rate) => ({
+      get value() {
+        return rate.value;
+      },
+      set value(value: number) {
+        requireRate(name, value);
+        rate.value = value;
+      },
+    }));
   }
 
   #hostRates(): readonly HostNumber[] {
@@ -289,6 +306,10 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
     for (const [variable, value] of this.updates(grads)) variable.assign(value);
     decideStep(null);
   }
+}
+
+function requireRate(owner: string, value: unknown, otherwise = ""): void {
+  requireNumber(`${owner}: lr`, value, isNonNegativeSingle, `a finite number ≥ 0 within float32${otherwise}`);
 }
 
 function requireChoice(subject: string, value: string, rows: object): void {

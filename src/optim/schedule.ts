@@ -1,6 +1,6 @@
 /** Learning rates as graph expressions of the applied clock. */
 import { BinadeError } from "../errors.ts";
-import { isNonNegative, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { isNonNegativeSingle, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import { where } from "../tensor/functions.ts";
 import type { Schedule } from "./optimizer.ts";
@@ -13,7 +13,7 @@ import type { Schedule } from "./optimizer.ts";
  * new optim.SGD(model, { lr: optim.constant(0.1) });
  */
 export function constant(rate: number): Schedule {
-  requireNumber("constant: rate", rate, isNonNegative, "a finite number ≥ 0");
+  requireNumber("constant: rate", rate, isNonNegativeSingle, "a finite number ≥ 0 within float32");
   return () => full([], rate);
 }
 
@@ -47,8 +47,8 @@ export function warmupCosine(options: WarmupCosineOptions): Schedule {
   const { warmup, total, peak, floor = 0 } = options;
   requireInteger("warmupCosine: warmup", warmup, 0);
   requireInteger("warmupCosine: total", total, 1);
-  requireNumber("warmupCosine: peak", peak, isNonNegative, "a finite number ≥ 0");
-  requireNumber("warmupCosine: floor", floor, isNonNegative, "a finite number ≥ 0");
+  requireNumber("warmupCosine: peak", peak, isNonNegativeSingle, "a finite number ≥ 0 within float32");
+  requireNumber("warmupCosine: floor", floor, isNonNegativeSingle, "a finite number ≥ 0 within float32");
   if (warmup >= total || floor > peak) {
     const got = `warmup ${warmup}, total ${total}, floor ${floor}, peak ${peak}`;
     throw new BinadeError("option.invalid", `warmupCosine: expected warmup < total and floor ≤ peak, got ${got}`);

@@ -66,6 +66,9 @@ export function requireFields(subject: string, value: unknown, fields: readonly 
 
 export const isPositive = (value: number): boolean => value > 0 && Number.isFinite(value);
 export const isNonNegative = (value: number): boolean => value >= 0 && Number.isFinite(value);
+/** As float32 holds it: 1e39 would be infinite. */
+export const isNonNegativeSingle = (value: number): boolean =>
+  isNonNegative(value) && Number.isFinite(Math.fround(value));
 /** From 0 to 1. */
 export const isFraction = (value: number): boolean => value >= 0 && value <= 1;
 

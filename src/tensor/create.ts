@@ -4,6 +4,7 @@ import { byteSize, type DType, encodeArray } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
 import { type Shape, showShape, sizeOf } from "../ops/shape.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
 import { leafFromBytes } from "./runtime.ts";
@@ -24,12 +25,13 @@ export interface TensorOptions {
 /**
  * A tensor of given values, rounded once to `dtype`.
  *
- * @throws BinadeError `shape.mismatch` if rows differ in length or the values do not fill the shape.
+ * @throws BinadeError `shape.mismatch` if rows differ in length or the values do not fill the shape; `option.unknown`.
  * @example
  * tensor([[1, 2], [3, 4]]); // float32 [2, 2]
  * tensor(new Uint8Array(6), { shape: [2, 3] }); // uint8 [2, 3]
  */
 export function tensor(values: Nested, options: TensorOptions = {}): Tensor {
+  requireKnownKeys("tensor", options, ["dtype", "shape", "device"]);
   const flat: number[] | ArrayLike<number> = ArrayBuffer.isView(values) ? (values as ArrayLike<number>) : [];
   const nested = ArrayBuffer.isView(values) ? [flat.length] : nestingOf(values, flat as number[]);
   const shape = options.shape ?? nested;

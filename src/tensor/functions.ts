@@ -5,7 +5,7 @@ import { build, type Node } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
 import { broadcastShapes, normalizeAxis } from "../ops/shape.ts";
 import { castOperands, inFunction, savedDType } from "../precision/autocast.ts";
-import { requireInteger } from "../precision/options.ts";
+import { requireBoolean, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { composite, pointwise, rowsTimesMatrix } from "./apply.ts";
 import { type Operand, Tensor } from "./tensor.ts";
 
@@ -106,7 +106,9 @@ export interface NormOptions {
  * @example
  * layerNorm(x, weight, bias, { eps: 1e-6 });
  */
-export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
+export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, options: NormOptions = {}): Tensor {
+  requireKnownKeys("layerNorm", options, ["eps"]);
+  const { eps = 1e-5 } = options;
   return inFunction("layerNorm", () => norm(x, { eps, center: true }, weight, bias));
 }
 
@@ -116,7 +118,9 @@ export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, { eps = 1e-
  * @example
  * rmsNorm(x, weight); // x (…, width), weight (width)
  */
-export function rmsNorm(x: Tensor, weight?: Tensor, { eps = 1e-5 }: NormOptions = {}): Tensor {
+export function rmsNorm(x: Tensor, weight?: Tensor, options: NormOptions = {}): Tensor {
+  requireKnownKeys("rmsNorm", options, ["eps"]);
+  const { eps = 1e-5 } = options;
   return inFunction("rmsNorm", () => norm(x, { eps, center: false }, weight, undefined));
 }
 
@@ -151,13 +155,18 @@ export interface AttentionOptions {
  *
  * @param q (batch, queries, heads, width) @param k, v (batch, keys, heads, width)
  * @returns (batch, queries, heads, width) in the dtype of q, k and v, or in the compute dtype under autocast.
- * @throws BinadeError `shape.invalid` unless each has four axes; `shape.mismatch`; `dtype.mismatch`.
+ * @throws BinadeError `shape.invalid` unless each has four axes; `shape.mismatch`; `dtype.mismatch`; `option.unknown`,
+ * `option.invalid` or `value.range` for a bad option.
  * @example
  * scaledDotProductAttention(q, k, v, { causal: true });
  */
 export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] ?? 1);
-  const attributes = { scale, causal: options.causal ?? false };
+  const subject = "scaledDotProductAttention";
+  requireKnownKeys(subject, options, ["scale", "causal"]);
+  requireBoolean(`${subject}: causal`, options.causal);
+  const { scale = 1 / Math.sqrt(q.shape[3] ?? 1), causal = false } = options;
+  requireNumber(`${subject}: scale`, scale, Number.isFinite, "a finite number");
+  const attributes = { scale, causal };
   return inFunction(
     "scaledDotProductAttention",
     () => new Tensor(composite("attention", [q.node, k.node, v.node], attributes)),
@@ -180,12 +189,19 @@ export interface CrossEntropyOptions {
  * @param logits (…, classes) @param labels (…) integers
  * @returns a scalar, or (…) with `none`: float32 under autocast, else the logits' dtype. NaN as the mean of no rows, as in
  * PyTorch.
- * @throws BinadeError `shape.mismatch`; `index.outOfRange` when it runs.
+ * @throws BinadeError `shape.mismatch`; `option.unknown` or `option.invalid` for a bad option; `index.outOfRange` when it runs.
  * @example
  * crossEntropy(zeros([2, 10]), tensor(Int32Array.of(3, 7))); // log 10
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  requireKnownKeys("crossEntropy", options, ["ignoreLabel", "reduction"]);
   const { ignoreLabel = IGNORED_LABEL, reduction = "mean" } = options;
+  if (reduction !== "mean" && reduction !== "sum" && reduction !== "none") {
+    throw new BinadeError(
+      "option.invalid",
+      `crossEntropy: reduction: expected "mean", "sum" or "none", got ${JSON.stringify(reduction)}`,
+    );
+  }
   if (isFloat(labels.dtype)) {
     throw new BinadeError(
       "dtype.unsupported",

@@ -12,6 +12,7 @@ import {
 } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { normalizeAxis, type Shape, showShape, sizeOf } from "../ops/shape.ts";
+import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
 import { axesOf, composite, matmul, type PointwiseName, pointwise, type ReduceName, reduce } from "./apply.ts";
 import { launch } from "./realize.ts";
 import { releaseNode, requireValue } from "./runtime.ts";
@@ -58,7 +59,9 @@ export class Tensor {
   #binary(name: PointwiseName, other: Operand): Tensor {
     return new Tensor(pointwise(name, [this.node, raw(other)]));
   }
-  #reduce(name: ReduceName, { axes, keepAxes = false }: ReduceOptions): Tensor {
+  #reduce(name: ReduceName, options: ReduceOptions): Tensor {
+    requireReduction(name, options);
+    const { axes, keepAxes = false } = options;
     return new Tensor(reduce(name, this.node, axesOf(this.node, axes, name), keepAxes));
   }
 
@@ -214,6 +217,7 @@ export class Tensor {
   }
   /** Biased variance: the mean of squared deviations from the mean. */
   variance(options: ReduceOptions = {}): Tensor {
+    requireReduction("variance", options);
     const axes = axesOf(this.node, options.axes, "variance");
     const deviation = this.sub(this.mean({ axes, keepAxes: true }));
     return deviation.square().mean({ ...options, axes });
@@ -357,6 +361,12 @@ export class Tensor {
   toString(): string {
     return `Tensor(${this.dtype} ${showShape(this.shape)})`;
   }
+}
+
+/** An axis by another name would be ignored, and everything reduced. */
+function requireReduction(name: string, options: ReduceOptions): void {
+  requireKnownKeys(name, options, ["axes", "keepAxes"]);
+  requireBoolean(`${name}: keepAxes`, options.keepAxes);
 }
 
 const raw = (x: Operand): Node | number => (typeof x === "number" ? x : x.node);

@@ -187,6 +187,9 @@ describe("bad options", () => {
   });
   const w = (): readonly Variable[] => [variable("w", [1])];
   const misspelt: object = { weightdecay: 0.1 };
+  const setFirstRate = ({ rates }: optim.SGD, value: number): void => {
+    for (const rate of rates) rate.value = value;
+  };
   const bad: readonly (readonly [string, () => unknown, string])[] = [
     ["a negative rate", () => new optim.SGD(w(), { lr: -1 }), "value.range"],
     ["a NaN rate", () => new optim.AdamW(w(), { lr: Number.NaN }), "value.range"],
@@ -199,6 +202,10 @@ describe("bad options", () => {
     ["logMax false", () => new GradScaler({ logMax: false as unknown as object }), "option.invalid"],
     ["logMax null", () => new GradScaler({ logMax: null as unknown as object }), "option.invalid"],
     ["a negative rate later", () => (new optim.SGD(w()).lr = -1), "value.range"],
+    ["a NaN rate of a group later", () => setFirstRate(new optim.SGD(w()), Number.NaN), "value.range"],
+    ["a rate beyond float32", () => new optim.SGD(w(), { lr: 1e39 }), "value.range"],
+    ["a decay beyond float32", () => new optim.SGD(w(), { weightDecay: 1e39 }), "value.range"],
+    ["a constant schedule beyond float32", () => optim.constant(1e39), "value.range"],
     ["a negative decay", () => new optim.Adam(w(), { weightDecay: -0.1 }), "value.range"],
     ["momentum 1", () => new optim.SGD(w(), { momentum: 1 }), "value.range"],
     ["nesterov without momentum", () => new optim.SGD(w(), { nesterov: true }), "option.invalid"],

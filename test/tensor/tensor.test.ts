@@ -7,6 +7,7 @@ import { arange, fromBytes, full, ones, tensor, zeros } from "../../src/tensor/c
 import { defaultDevice, useDevice } from "../../src/tensor/devices.ts";
 import {
   concatenate,
+  crossEntropy,
   layerNorm,
   linear,
   meanSquaredError,
@@ -187,6 +188,37 @@ describe.each(DEVICES)("tensors on %s", (device) => {
     ["float16 of float32", () => x().float16(), "dtype.mismatch", /^float16: the tensor is float32/],
     ["negative eps", () => layerNorm(x(), undefined, undefined, { eps: -1 }), "value.range", /eps is -1/],
     ["norm of a scalar", () => rmsNorm(tensor(1)), "value.range", /shape \[\]/],
+    ["axis for axes", () => x().sum({ axis: 0 } as object), "option.unknown", /^sum: unknown option "axis"/],
+    ["keepAxes that is text", () => x().max({ keepAxes: "no" } as object), "option.invalid", /^max: keepAxes/],
+    ["axis of a variance", () => x().variance({ axis: 0 } as object), "option.unknown", /^variance/],
+    [
+      "another reduction of a loss",
+      () => crossEntropy(x(), tensor(Int32Array.of(0, 1)), { reduction: "meen" } as object),
+      "option.invalid",
+      /reduction: expected "mean", "sum" or "none", got "meen"/,
+    ],
+    [
+      "PyTorch's name of causal",
+      () =>
+        scaledDotProductAttention(zeros([1, 2, 1, 4]), zeros([1, 2, 1, 4]), zeros([1, 2, 1, 4]), {
+          isCausal: true,
+        } as object),
+      "option.unknown",
+      /unknown option "isCausal"; expected one of scale, causal/,
+    ],
+    ["a misspelt dtype of a tensor", () => tensor([1], { dtpye: "float16" } as object), "option.unknown", /"dtpye"/],
+    [
+      "epsilon for eps",
+      () => layerNorm(x(), undefined, undefined, { epsilon: 1 } as object),
+      "option.unknown",
+      /layerNorm/,
+    ],
+    [
+      "a misspelt option of gradients",
+      () => gradients(x().sum(), [], { allowunused: true } as object),
+      "option.unknown",
+      /^gradients/,
+    ],
     ["a gradient of nothing", () => gradientsOf(x().sum(), [x()]), "gradient.missing", /does not depend on tensor 0/],
     ["concatenate of nothing", () => concatenate([]), "shape.invalid", /^concatenate: expected at least one/],
     ["an asynchronous region", () => autocast("bfloat16", async () => 1), "autocast.async", /returned a promise/],
