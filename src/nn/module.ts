@@ -42,11 +42,16 @@ export interface PolicyOptions {
 export abstract class Module {
   #training = true;
   #policy: ModulePolicy | null = null;
+  /** How often `to` replaced parameters of this module or of one inside: recordings hold the old ones. */
+  #conversions = 0;
 
   constructor() {
     scopeForward(
       this,
-      () => guarded(() => this.#policy),
+      () => {
+        guarded(() => this.#conversions);
+        return guarded(() => this.#policy);
+      },
       (outermost) => (outermost instanceof Module ? pathsOf(outermost) : new Map()),
     );
   }
@@ -170,8 +175,9 @@ export abstract class Module {
   }
 
   /**
-   * Replaces every floating parameter by one of another dtype with the same values, rounded. Do so before an optimizer is
-   * made: it would go on updating the old ones. Buffers keep their dtype: running statistics stay float32.
+   * Replaces every floating parameter by one of another dtype with the same values, rounded; a compiled function that runs
+   * `forward` is recorded anew. Do so before an optimizer is made: it would go on updating the old ones. Buffers keep their
+   * dtype: running statistics stay float32.
    *
    * @throws BinadeError `option.invalid` for another dtype; `dtype.mismatch` if a policy, of this module or of one inside, names another dtype for its parameters.
    * @example
@@ -188,6 +194,7 @@ export abstract class Module {
       replacements.set(variable, known);
       Reflect.set(owner, key, known);
     }
+    if (replacements.size > 0) for (const module of pathsOf(this).keys()) module.#conversions++;
     return this;
   }
 

@@ -48,7 +48,8 @@ const MANY_TRACES = 8;
  * Calls, assignments, loads and reads take effect in the order in which they are made, awaited or not.
  *
  * @throws BinadeError `memory.budget` if the function cannot be recorded within `memoryBudget`; `memory.insufficient` from a call
- * that needs more memory than the machine has, before it allocates any; `trace.read` if a value is read inside the function; `trace.structure` if it returns a promise.
+ * that needs more memory than the machine has, before it allocates any; `trace.read` if a value is read inside the function; `trace.structure` if it returns a promise, or tensors in something
+ * else than arrays and plain objects.
  * @example
  * const step = compile((x: Tensor, y: Tensor) => ({ loss: crossEntropy(model.forward(x), y) }));
  * const { loss } = await step(x, y);

@@ -161,3 +161,13 @@ describe("initial values", () => {
     expect(again).not.toEqual([...(await new nn.Linear(3, 2).weight.read().data())]);
   });
 });
+
+it("a compiled forward computes with the parameters that to() made", async () => {
+  const model = new nn.Sequential(new nn.Linear(2, 1, { bias: false, initialWeight: () => Float32Array.of(1.001, 0) }));
+  const forward = compile((x: Tensor) => model.forward(x.cast(model.parameters()[0]?.dtype ?? "float32")));
+  const x = tensor([[1, 0]]);
+  expect((await forward(x)).dtype).toBe("float32");
+  (model.namedModules().get("layers.0") as nn.Linear).to("bfloat16");
+  const narrow = await forward(x);
+  expect([narrow.dtype, await narrow.item(), forward.traces]).toEqual(["bfloat16", 1, 2]);
+});

@@ -29,6 +29,13 @@ const expectError = async (body: () => unknown, code: ErrorCode, sentence: RegEx
   expect([error.code, error.message]).toEqual([code, expect.stringMatching(sentence)]);
 };
 
+class Holder {
+  readonly x: Tensor;
+  constructor(x: Tensor) {
+    this.x = x;
+  }
+}
+
 describe.each(DEVICES)("compile on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
@@ -252,6 +259,19 @@ describe.each(DEVICES)("compile on %s", (device) => {
     })(tensor(1));
     expect(await nested).toMatchObject({ code: "trace.read" });
     await expectError(() => compile(async (x: Tensor) => x)(tensor(1)), "trace.structure", /returned a promise/);
+  });
+
+  it.each([
+    ["Map", (x: Tensor) => ({ grads: new Map([["w", x]]) })],
+    ["Set", (x: Tensor) => [new Set([x])]],
+    ["Holder", (x: Tensor) => new Holder(x)],
+  ])("refuses tensors inside a %s: nobody would compute them", async (name, returned) => {
+    const step = compile((x: Tensor) => returned(x.mul(2)));
+    await expectError(
+      () => step(tensor(1)),
+      "trace.structure",
+      new RegExp(`returned tensors inside ${name}, expected`),
+    );
   });
 
   it("forgets the assignments of a recording that failed", async () => {
