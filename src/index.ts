@@ -22,6 +22,7 @@ export {
   autocast,
   autocastDType,
   type CastReason,
+  type Synchronous,
 } from "./precision/autocast.ts";
 export {
   amaxOf,

@@ -52,7 +52,7 @@ export interface CommonOptions {
 export const STORAGE = { masterWeights: "float32", stateDType: "float32", seed: 0 } as const;
 
 /** Some parameters with options of their own; the others come from the optimizer's. */
-export type ParameterGroup<O> = Partial<O> & { readonly parameters: Parameters };
+export type ParameterGroup<O> = Omit<Partial<O>, (typeof SHARED)[number]> & { readonly parameters: Parameters };
 
 /** A module, a list of variables, or groups of them. */
 export type ParameterSource<O> = Parameters | readonly ParameterGroup<O>[];

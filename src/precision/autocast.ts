@@ -36,6 +36,9 @@ let current = OUTSIDE;
 /** The compute dtype in force, or null outside every region. */
 export const autocastDType = (): HalfDType | null => current.dtype;
 
+/** Anything but a promise: for the results of functions that only build a graph. */
+export type Synchronous<T> = T extends PromiseLike<unknown> ? never : unknown;
+
 export interface AutocastOptions {
   /** Overrides of ops' classes inside the callback, regions within it included; of those that match, the last decides. */
   readonly rules?: readonly AutocastRule[];
@@ -55,7 +58,11 @@ export interface AutocastOptions {
  * const rules = [{ op: "matmul", module: "head", autocast: "wide", reason: "its logits reach 1e5" }] as const;
  * const logits = autocast("float16", () => model.forward(x), { rules });
  */
-export function autocast<T>(dtype: HalfDType | false, body: () => T, options: AutocastOptions = {}): T {
+export function autocast<T>(
+  dtype: HalfDType | false,
+  body: () => T & Synchronous<T>,
+  options: AutocastOptions = {},
+): T {
   if (dtype !== false && dtype !== "float16" && dtype !== "bfloat16") {
     throw new BinadeError(
       "option.invalid",

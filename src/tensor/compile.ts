@@ -1,6 +1,7 @@
 /** compile: records a function of tensors once, and replays it as one program. */
 import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
+import type { Synchronous } from "../precision/autocast.ts";
 import { requireBoolean, requireFunction, requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { listCategories, remedyOf } from "./plan.ts";
 import { launch } from "./realize.ts";
@@ -55,7 +56,7 @@ const MANY_TRACES = 8;
  * const { loss } = await step(x, y);
  */
 export function compile<A extends readonly Tensor[], R>(
-  fn: (...args: A) => R,
+  fn: (...args: A) => R & Synchronous<R>,
   options: CompileOptions = {},
 ): Compiled<A, R> {
   requireFunction("compile", fn);

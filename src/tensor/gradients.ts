@@ -1,6 +1,6 @@
 /** Gradients of a scalar with respect to tensors. Cotangent dtypes come through the casts: autocast is off here. */
 import { gradients as nodeGradients } from "../autodiff/backward.ts";
-import { BinadeError } from "../errors.ts";
+import { BinadeError, listNames } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import { outsideRegions } from "../precision/autocast.ts";
 import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
@@ -47,7 +47,7 @@ export interface Origin {
 }
 
 const origins = new WeakMap<object, Origin>();
-export const originOf = (grads: ReadonlyMap<Variable, Tensor>): Origin | undefined => origins.get(grads);
+export const originOf = (grads: Iterable<readonly [Variable, Tensor]>): Origin | undefined => origins.get(grads);
 
 /** Marks a map as gradients; for use by other parts of the library. */
 export function markGrads<S extends "scaled" | "true">(
@@ -79,11 +79,21 @@ export function mapGradients<S extends "scaled" | "true">(
 /**
  * Gradients that were computed by other means, at their true size.
  *
- * @throws BinadeError `shape.mismatch` unless each has its parameter's shape.
+ * @throws BinadeError `shape.mismatch` unless each has its parameter's shape; `scaler.order` for scaled gradients, which this
+ * does not unscale.
  * @example
  * optimizer.apply(gradientsFrom([[weight, tensor([1, 2, 3])]]));
  */
-export function gradientsFrom(entries: Iterable<readonly [Variable, Tensor]>): Grads<"true"> {
+export function gradientsFrom(
+  entries: Iterable<readonly [Variable, Tensor]> & { readonly [scaling]?: "true" },
+): Grads<"true"> {
+  if (originOf(entries)?.kind === "scaled") {
+    const names = listNames([...entries].map(([{ name }]) => name));
+    throw new BinadeError(
+      "scaler.order",
+      `gradientsFrom: the gradients of ${names} are scaled; pass what GradScaler.unscale returns`,
+    );
+  }
   return markGrads<"true">(
     [...entries].map(([parameter, gradient]) => [parameter, requireShape(parameter, gradient)] as const),
     undefined,

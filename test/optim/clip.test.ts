@@ -3,7 +3,10 @@ import { beforeAll, describe, expect, it } from "vitest";
 import {
   clipByGlobalNorm,
   compile,
+  GradScaler,
+  type Grads,
   globalNorm,
+  gradients,
   gradientsFrom,
   type Tensor,
   tensor,
@@ -37,6 +40,14 @@ describe.each(DEVICES)("clipping on %s", (device) => {
     const values = await Promise.all(clipped.map(async (gradient) => [...(await gradient.data())]));
     const root = Math.SQRT1_2;
     for (const [i, want] of [root, 0, 0, -root].entries()) expect(values.flat()[i]).toBeCloseTo(want, 6);
+  });
+
+  it("scaled gradients are not made true ones by another way to make them", () => {
+    const scaled = gradients(new GradScaler().scale(a.read().sum()), [a]) as unknown as Grads<"true">;
+    for (const misuse of [() => gradientsFrom(scaled), () => clipByGlobalNorm(scaled, 1), () => globalNorm(scaled)])
+      expect(misuse).toThrow(
+        expect.objectContaining({ code: "scaler.order", message: expect.stringContaining("of a are scaled") }),
+      );
   });
 
   it("an infinity is not clipped away", async () => {

@@ -277,6 +277,7 @@ describe("variables of every form", () => {
     ["a seed that is none", () => new optim.SGD([parameter("float32")], { seed: -1 }), "value.range", /seed/],
     [
       "a seed of a group",
+      // @ts-expect-error: the seed is one for all groups
       () => new optim.SGD([{ parameters: [parameter("float32")], seed: 1 }]),
       "option.unknown",
       /group: unknown option "seed"/,

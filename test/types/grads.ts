@@ -1,12 +1,15 @@
 /** What must not compile: scaled gradients clipped, measured or applied. Checked by `npm run types`; nothing here runs. */
 import {
+  autocast,
   clipByGlobalNorm,
+  compile,
   type GradScaler,
   type Grads,
   globalNorm,
   gradients,
+  gradientsFrom,
   mapGradients,
-  type optim,
+  optim,
   type ScaledLoss,
   type Tensor,
   type Variable,
@@ -41,6 +44,8 @@ export function mistakes(
     optimizer.apply(map),
     // @ts-expect-error: nor does a new one
     clipByGlobalNorm(new Map<Variable, Tensor>(), 1),
+    // @ts-expect-error: another way to make gradients does not unscale them
+    gradientsFrom(scaled),
     // @ts-expect-error: arithmetic would lose the mark; add and divide losses before scaling
     scaledLoss.div(2),
     // @ts-expect-error: scaling twice
@@ -49,6 +54,12 @@ export function mistakes(
     scaler.scale(4),
     // @ts-expect-error: a rate is a number or a schedule
     (optimizer.lr = loss),
+    // @ts-expect-error: the seed is one for all groups
+    new optim.AdamW([{ parameters, seed: 3 }]),
+    // @ts-expect-error: a region ends before its promise does
+    autocast("float16", async () => loss),
+    // @ts-expect-error: a step is recorded synchronously
+    compile(async (x: Tensor) => x),
   ];
 }
 
