@@ -1,5 +1,6 @@
 /** Convolution layers over one or two axes, and transposed ones. Channels come second. */
 import { BinadeError } from "../errors.ts";
+import { inFullPrecision } from "../precision/autocast.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import {
   type ConvolutionOptions,
@@ -11,8 +12,12 @@ import {
   perAxis,
   type TransposedConvolutionOptions,
 } from "../tensor/convolution.ts";
+import { convolutionMap, transposedConvolutionMap } from "../tensor/fp8-maps.ts";
+import type { BilinearMap } from "../tensor/fp8-product.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { guarded } from "../tensor/trace.ts";
 import { Variable } from "../tensor/variable.ts";
+import type { Fp8 } from "./fp8.ts";
 import { type Initializer, kaimingUniform, type Seed, seedsOf, uniform } from "./initializers.ts";
 import { Module } from "./module.ts";
 
@@ -33,9 +38,21 @@ export interface TransposedConvolutionLayerOptions extends TransposedConvolution
 const PARAMETER_KEYS = ["groups", "bias", "seed", "initialWeight", "initialBias"] as const;
 
 /** What every convolution layer holds. */
-abstract class Convolution extends Module {
+export abstract class Convolution extends Module {
   readonly weight: Variable;
   readonly bias: Variable | null;
+  /** The 8-bit recipe that `fp8` gave the layer, with its state. */
+  fp8: Fp8 | null = null;
+
+  /** What an 8-bit recipe computes in place of the convolution; for `fp8`. */
+  abstract bilinearMap(): BilinearMap;
+
+  /** The convolution, or what the recipe makes of it. */
+  protected convolve(x: Tensor, plain: (x: Tensor, weight: Tensor, bias?: Tensor) => Tensor): Tensor {
+    const fp8 = guarded(() => this.fp8);
+    const operands = [x, this.weight.read(), this.bias?.read()] as const;
+    return fp8 === null || inFullPrecision() ? plain(...operands) : fp8.apply(...operands);
+  }
 
   /** `subject` names the layer in errors; the weight is (first, second / groups, …kernel), the bias (out). */
   protected constructor(
@@ -125,7 +142,11 @@ export class Conv1d extends Forward {
   }
 
   forward(x: Tensor): Tensor {
-    return conv1d(x, this.weight.read(), this.bias?.read(), this.options);
+    return this.convolve(x, (...operands) => conv1d(...operands, this.options));
+  }
+
+  override bilinearMap(): BilinearMap {
+    return convolutionMap(1, this.options);
   }
 }
 
@@ -141,7 +162,11 @@ export class Conv2d extends Forward {
   }
 
   forward(x: Tensor): Tensor {
-    return conv2d(x, this.weight.read(), this.bias?.read(), this.options);
+    return this.convolve(x, (...operands) => conv2d(...operands, this.options));
+  }
+
+  override bilinearMap(): BilinearMap {
+    return convolutionMap(2, this.options);
   }
 }
 
@@ -158,7 +183,11 @@ export class ConvTranspose1d extends Transposed {
   }
 
   forward(x: Tensor): Tensor {
-    return convTranspose1d(x, this.weight.read(), this.bias?.read(), this.options);
+    return this.convolve(x, (...operands) => convTranspose1d(...operands, this.options));
+  }
+
+  override bilinearMap(): BilinearMap {
+    return transposedConvolutionMap(1, this.options);
   }
 }
 
@@ -174,6 +203,10 @@ export class ConvTranspose2d extends Transposed {
   }
 
   forward(x: Tensor): Tensor {
-    return convTranspose2d(x, this.weight.read(), this.bias?.read(), this.options);
+    return this.convolve(x, (...operands) => convTranspose2d(...operands, this.options));
+  }
+
+  override bilinearMap(): BilinearMap {
+    return transposedConvolutionMap(2, this.options);
   }
 }

@@ -1,4 +1,4 @@
-/** 8-bit recipes for linear layers by path: a study of accuracy. Amaxes and scales of delayed scaling are buffers of the layer. */
+/** 8-bit recipes for linear and convolution layers by path: a study of accuracy. Amaxes and scales of delayed scaling are buffers of the layer. */
 import { BinadeError, showValue } from "../errors.ts";
 import {
   type DelayedScaling,
@@ -12,9 +12,10 @@ import { modulePattern } from "../precision/rules.ts";
 import type { Device } from "../tensor/device.ts";
 import { assignFollowing } from "../tensor/following.ts";
 import { nextDelayedTensors } from "../tensor/fp8.ts";
-import { Fp8Linear } from "../tensor/fp8-product.ts";
+import { type BilinearMap, Fp8Product } from "../tensor/fp8-product.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
+import { Convolution } from "./convolution.ts";
 import { Linear } from "./layers.ts";
 import { Module, pathsOf } from "./module.ts";
 
@@ -35,17 +36,17 @@ export class AmaxHistory extends Module {
 
 type Histories = { readonly [R in Fp8Role]: AmaxHistory };
 
-/** The recipe of one linear layer, and its state; made by `fp8`. */
+/** The recipe of one linear or convolution layer, and its state; made by `fp8`. */
 export class Fp8 extends Module {
   readonly recipe: Fp8Recipe;
   /** Delayed scaling only. */
   readonly input: AmaxHistory | null;
   readonly weight: AmaxHistory | null;
   readonly gradient: AmaxHistory | null;
-  readonly #training: Fp8Linear;
-  readonly #evaluating: Fp8Linear;
+  readonly #training: Fp8Product;
+  readonly #evaluating: Fp8Product;
 
-  constructor(recipe: Fp8Recipe, device: Device) {
+  constructor(recipe: Fp8Recipe, map: BilinearMap, device: Device) {
     super();
     const { scaling } = recipe;
     const history = (): AmaxHistory | null => (scaling.kind === "delayed" ? new AmaxHistory(scaling, device) : null);
@@ -53,15 +54,15 @@ export class Fp8 extends Module {
     this.input = history();
     this.weight = history();
     this.gradient = history();
-    this.#evaluating = new Fp8Linear(recipe, null);
+    this.#evaluating = new Fp8Product(recipe, map, null);
     this.#training =
       scaling.kind === "delayed"
-        ? new Fp8Linear(recipe, (role, amax) => this.#remember(role, amax, scaling))
+        ? new Fp8Product(recipe, map, (role, amax) => this.#remember(role, amax, scaling))
         : this.#evaluating;
   }
 
-  /** See `linear`; evaluation leaves amaxes and scales as they are. */
-  linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  /** What the layer computes, in 8 bits; evaluation leaves amaxes and scales as they are. */
+  apply(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
     const histories = this.#histories();
     const scales = histories && {
       input: histories.input.scale.read(),
@@ -98,14 +99,15 @@ export interface Fp8Options {
 }
 
 /**
- * Has linear layers multiply what 8-bit formats hold of their operands: a study of what training in 8 bits would do to
- * accuracy, and not faster than float32. Scales and casts have the same bits on every device; sums and weight gradients are float32.
- * Convolutions, attention's own products, recurrent cells and embeddings stay as they are; autocast goes on for them, and gives the
+ * Has linear and convolution layers multiply what 8-bit formats hold of their operands: a study of what training in 8 bits would do
+ * to accuracy, and not faster than float32. Scales and casts have the same bits on every device; sums and weight gradients are
+ * float32. Attention's own products, recurrent cells and embeddings stay as they are; autocast goes on for them, and gives the
  * dtype of the layers' results. State of delayed scaling starts anew, in buffers named "….fp8.input.scale" and so on.
  *
  * @param recipe as `fp8Recipe` takes it; null: back to products without 8 bits.
  * @returns the model.
- * @throws BinadeError as `fp8Recipe`; `option.invalid` for a path at which there is no linear layer, before any is changed.
+ * @throws BinadeError as `fp8Recipe`; `option.invalid` for something else than a module, or a path at which there is no such
+ * layer, before any is changed.
  * @example
  * const model = new nn.GPT({ vocabulary: 256, context: 64, layers: 2, heads: 2, width: 64 });
  * nn.fp8(model, { scaling: "delayed" }, { except: ["head", "blocks.0"] });
@@ -120,7 +122,7 @@ export function fp8<M extends Module>(model: M, recipe: Fp8RecipeOptions | null,
     );
   const ready = recipe === null ? null : fp8Recipe(recipe);
   const { modules = "**", except = [] } = options;
-  const layers = [...pathsOf(model)].flatMap(([layer, paths]) => (layer instanceof Linear ? [{ layer, paths }] : []));
+  const layers = [...pathsOf(model)].flatMap(([layer, paths]) => (isProduct(layer) ? [{ layer, paths }] : []));
   const isChosen = matcherOf("modules", modules, layers);
   const isExcepted = matcherOf("except", except, layers);
   for (const { layer, paths } of layers) {
@@ -135,9 +137,13 @@ function requireModule(subject: string, model: unknown): void {
   throw new BinadeError("option.invalid", `${subject}: expected a module, got ${showValue(model)}; pass a model`);
 }
 
-function made(recipe: Fp8Recipe, { weight, training }: Linear): Fp8 {
-  const fp8 = new Fp8(recipe, weight.device);
-  return training ? fp8.train() : fp8.evaluate();
+/** Layers that multiply an input by a weight. */
+const isProduct = (module: Module): module is Linear | Convolution =>
+  module instanceof Linear || module instanceof Convolution;
+
+function made(recipe: Fp8Recipe, layer: Linear | Convolution): Fp8 {
+  const fp8 = new Fp8(recipe, layer.bilinearMap(), layer.weight.device);
+  return layer.training ? fp8.train() : fp8.evaluate();
 }
 
 /** A path that matches no layer is a mistake that would go unnoticed: the layer would keep its precision without a word. */
@@ -156,7 +162,7 @@ function matcherOf(
   if (unmet !== undefined) {
     throw new BinadeError(
       "option.invalid",
-      `fp8: ${key}: no linear layer is at ${JSON.stringify(unmet.text)}; ${layersText(known)}`,
+      `fp8: ${key}: no linear or convolution layer is at ${JSON.stringify(unmet.text)}; ${layersText(known)}`,
     );
   }
   return (paths) => patterns.some(({ pattern }) => paths.some((path) => pattern.test(path)));

@@ -2,6 +2,8 @@
 import { BinadeError } from "../errors.ts";
 import { inFullPrecision } from "../precision/autocast.ts";
 import { requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { LINEAR_MAP } from "../tensor/fp8-maps.ts";
+import type { BilinearMap } from "../tensor/fp8-product.ts";
 import { embedding, layerNorm, linear, rmsNorm, where } from "../tensor/functions.ts";
 import { RandomStream } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -69,7 +71,12 @@ export class Linear extends Module {
   forward(x: Tensor): Tensor {
     const fp8 = guarded(() => this.fp8);
     const operands = [x, this.weight.read(), this.bias?.read()] as const;
-    return fp8 === null || inFullPrecision() ? linear(...operands) : fp8.linear(...operands);
+    return fp8 === null || inFullPrecision() ? linear(...operands) : fp8.apply(...operands);
+  }
+
+  /** What an 8-bit recipe computes in place of `linear`; for `fp8`. */
+  bilinearMap(): BilinearMap {
+    return LINEAR_MAP;
   }
 }
 

@@ -1,9 +1,11 @@
 /** Convolutions of tensors, and their transposes. Channels come second: (batch, channels, length) or (batch, channels, height, width). */
 import { BinadeError } from "../errors.ts";
+import type { DType } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { geometryOf } from "../ops/convolution.ts";
 import type { Attributes } from "../ops/define.ts";
 import { OPS } from "../ops/index.ts";
+import type { Shape } from "../ops/shape.ts";
 import { castOperands, inFunction } from "../precision/autocast.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import type { FunctionName } from "../precision/rules.ts";
@@ -36,6 +38,15 @@ export interface TransposedConvolutionOptions {
   readonly groups?: number;
 }
 
+/** How windows lie, as rows of convolutions take it. */
+export interface ConvolutionForm {
+  readonly stride: readonly number[];
+  readonly dilation: readonly number[];
+  /** Zeros before each axis, then after each; a negative number cuts off. */
+  readonly padding: readonly number[];
+  readonly groups: number;
+}
+
 const CONVOLUTION_KEYS = ["stride", "padding", "dilation", "groups"] as const;
 const TRANSPOSED_KEYS = ["stride", "padding", "outputPadding", "dilation", "groups"] as const;
 
@@ -50,12 +61,12 @@ export function perAxis(subject: string, value: PerAxis, rank: number, low: numb
   return list;
 }
 
-function requireAxes(subject: string, x: Tensor, weight: Tensor, rank: number): void {
-  if (x.shape.length === rank + 2 && weight.shape.length === rank + 2) return;
+function requireAxes(subject: string, x: Shape, weight: Shape, rank: number): void {
+  if (x.length === rank + 2 && weight.length === rank + 2) return;
   const expected = rank === 1 ? "(batch, channels, length)" : "(batch, channels, height, width)";
   throw new BinadeError(
     "shape.invalid",
-    `${subject}: x [${x.shape.join(", ")}] and weight [${weight.shape.join(", ")}]: expected ${expected} and a weight of ${rank + 2} axes; reshape them`,
+    `${subject}: x [${x.join(", ")}] and weight [${weight.join(", ")}]: expected ${expected} and a weight of ${rank + 2} axes; reshape them`,
   );
 }
 
@@ -95,62 +106,90 @@ function checked<T>(subject: string, body: () => T): T {
   }
 }
 
-type Row = "convolution" | "convolutionInputGradient";
+export type ConvolutionRow = "convolution" | "convolutionInputGradient" | "convolutionWeightGradient";
 
-/** Applies a row; a bias, one number per channel, is added to the float32 sums before they are rounded. */
-function apply(
-  subject: FunctionName,
-  row: Row,
-  operands: readonly [Node, Node],
-  form: Attributes,
-  bias?: Tensor,
-): Tensor {
-  const compute = (): Tensor => {
-    const [x, weight] = castOperands(OPS[row], operands);
-    if (x === undefined || weight === undefined)
-      throw new BinadeError("internal", `internal: ${subject} lost an operand`);
-    if (bias === undefined) return new Tensor(build.composite(row, [x, weight], { ...form, dtype: x.dtype }));
-    const wide = x.dtype === "float64" ? "float64" : "float32";
-    const sums = build.composite(row, [x, weight], { ...form, dtype: wide });
-    const channels = sums.shape[1] ?? 1;
-    if (bias.shape.length !== 1 || bias.shape[0] !== channels) {
-      throw new BinadeError(
-        "shape.mismatch",
-        `${subject}: bias [${bias.shape.join(", ")}] and ${channels} output channels do not fit; the bias has one number per output channel`,
-      );
-    }
-    const column = build.reshape(build.widen(bias.node), [channels, ...sums.shape.slice(2).map(() => 1)]);
-    return new Tensor(build.cast(build.add(sums, column), x.dtype));
-  };
-  return checked(subject, () => inFunction(subject, compute));
+/** Runs `body` as the function `subject`, under whose name errors of the geometry are. */
+export const inConvolution = <T>(subject: FunctionName, body: () => T): T =>
+  checked(subject, () => inFunction(subject, body));
+
+/** Input and weight as a row sees them, cast by autocast. */
+export function convolutionOperands(row: ConvolutionRow, x: Tensor, weight: Tensor): readonly [Node, Node] {
+  const [input, kernel] = castOperands(OPS[row], [x.node, weight.node]);
+  if (input === undefined || kernel === undefined)
+    throw new BinadeError("internal", `internal: ${row} lost an operand`);
+  return [input, kernel];
 }
 
-function convolve(
-  rank: 1 | 2,
-  x: Tensor,
-  weight: Tensor,
+/** Float32 sums plus a bias, one number per channel, rounded once. */
+export function withChannelBias(subject: FunctionName, sums: Node, bias: Tensor, dtype: DType): Tensor {
+  const channels = sums.shape[1] ?? 1;
+  if (bias.shape.length !== 1 || bias.shape[0] !== channels) {
+    throw new BinadeError(
+      "shape.mismatch",
+      `${subject}: bias [${bias.shape.join(", ")}] and ${channels} output channels do not fit; the bias has one number per output channel`,
+    );
+  }
+  const column = build.reshape(build.widen(bias.node), [channels, ...sums.shape.slice(2).map(() => 1)]);
+  return new Tensor(build.cast(build.add(sums, column), dtype));
+}
+
+function apply(
+  subject: FunctionName,
+  row: ConvolutionRow,
+  [x, weight]: readonly [Node, Node],
+  form: Attributes,
   bias: Tensor | undefined,
-  options: ConvolutionOptions,
 ): Tensor {
-  const subject = `conv${rank}d` as const;
+  if (bias === undefined) return new Tensor(build.composite(row, [x, weight], { ...form, dtype: x.dtype }));
+  const wide = x.dtype === "float64" ? "float64" : "float32";
+  return withChannelBias(subject, build.composite(row, [x, weight], { ...form, dtype: wide }), bias, x.dtype);
+}
+
+/** Functions by the number of spatial axes. */
+export type SpatialRank = 1 | 2;
+export const convolutionName = (rank: SpatialRank): FunctionName => `conv${rank}d`;
+export const transposedName = (rank: SpatialRank): FunctionName => `convTranspose${rank}d`;
+
+/** The attributes of the convolution of operands of these shapes, checked. */
+export function convolutionForm(
+  rank: SpatialRank,
+  x: Shape,
+  weight: Shape,
+  options: ConvolutionOptions,
+): ConvolutionForm {
+  const subject = convolutionName(rank);
   requireKnownKeys(subject, options, CONVOLUTION_KEYS);
   requireAxes(subject, x, weight, rank);
   const stride = perAxis(`${subject}: stride`, options.stride ?? 1, rank, 1);
   const dilation = perAxis(`${subject}: dilation`, options.dilation ?? 1, rank, 1);
   const groups = options.groups ?? 1;
   requireInteger(`${subject}: groups`, groups, 1);
-  const padding = paddingOf(subject, options.padding ?? 0, weight.shape.slice(2), stride, dilation);
-  return apply(subject, "convolution", [x.node, weight.node], { stride, padding, dilation, groups }, bias);
+  const padding = paddingOf(subject, options.padding ?? 0, weight.slice(2), stride, dilation);
+  return { stride, padding, dilation, groups };
 }
 
-function convolveTransposed(
-  rank: 1 | 2,
+function convolve(
+  rank: SpatialRank,
   x: Tensor,
   weight: Tensor,
   bias: Tensor | undefined,
-  options: TransposedConvolutionOptions,
+  options: ConvolutionOptions,
 ): Tensor {
-  const subject = `convTranspose${rank}d` as const;
+  const subject = convolutionName(rank);
+  const form = convolutionForm(rank, x.shape, weight.shape, options);
+  return inConvolution(subject, () =>
+    apply(subject, "convolution", convolutionOperands("convolution", x, weight), { ...form }, bias),
+  );
+}
+
+/** The attributes of the convolution whose input gradient a transposed one is, and the extents of the result, checked. */
+export function transposedForm(
+  rank: SpatialRank,
+  x: Shape,
+  weight: Shape,
+  options: TransposedConvolutionOptions,
+): { readonly form: ConvolutionForm; readonly extents: Shape } {
+  const subject = transposedName(rank);
   requireKnownKeys(subject, options, TRANSPOSED_KEYS);
   requireAxes(subject, x, weight, rank);
   const stride = perAxis(`${subject}: stride`, options.stride ?? 1, rank, 1);
@@ -165,16 +204,14 @@ function convolveTransposed(
       `${subject}: outputPadding [${more.join(", ")}] is not less than stride [${stride.join(", ")}] or dilation [${dilation.join(", ")}]; pad the result instead`,
     );
   }
-  if (x.shape[1] !== weight.shape[0]) {
+  if (x[1] !== weight[0]) {
     throw new BinadeError(
       "shape.mismatch",
-      `${subject}: x [${x.shape.join(", ")}] has ${x.shape[1]} channels and weight [${weight.shape.join(", ")}] takes ${weight.shape[0]}; the weight is (in, out / groups, …)`,
+      `${subject}: x [${x.join(", ")}] has ${x[1]} channels and weight [${weight.join(", ")}] takes ${weight[0]}; the weight is (in, out / groups, …)`,
     );
   }
-  const kernel = weight.shape.slice(2);
-  const whole = x.shape
-    .slice(2)
-    .map((n, i) => (n - 1) * (stride[i] ?? 1) + ((kernel[i] ?? 1) - 1) * (dilation[i] ?? 1) + 1);
+  const kernel = weight.slice(2);
+  const whole = x.slice(2).map((n, i) => (n - 1) * (stride[i] ?? 1) + ((kernel[i] ?? 1) - 1) * (dilation[i] ?? 1) + 1);
   const extents = whole.map((n, i) => n - 2 * (padding[i] ?? 0) + (more[i] ?? 0));
   if (extents.some((n) => n < 1)) {
     throw new BinadeError(
@@ -184,9 +221,23 @@ function convolveTransposed(
   }
   // What the output padding adds behind, the convolution that is transposed finds as that much less padding.
   const form = { stride, dilation, groups, padding: [...padding, ...padding.map((n, i) => n - (more[i] ?? 0))] };
-  const shape = [x.shape[0] ?? 0, (weight.shape[1] ?? 0) * groups, ...extents];
-  checked(subject, () => geometryOf(shape, weight.shape, form));
-  return apply(subject, "convolutionInputGradient", [x.node, weight.node], { ...form, extents }, bias);
+  checked(subject, () => geometryOf([x[0] ?? 0, (weight[1] ?? 0) * groups, ...extents], weight, { ...form }));
+  return { form, extents };
+}
+
+function convolveTransposed(
+  rank: SpatialRank,
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | undefined,
+  options: TransposedConvolutionOptions,
+): Tensor {
+  const subject = transposedName(rank);
+  const { form, extents } = transposedForm(rank, x.shape, weight.shape, options);
+  return inConvolution(subject, () => {
+    const operands = convolutionOperands("convolutionInputGradient", x, weight);
+    return apply(subject, "convolutionInputGradient", operands, { ...form, extents }, bias);
+  });
 }
 
 /**

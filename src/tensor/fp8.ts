@@ -1,5 +1,6 @@
 /** Scaling into 8 bits, on tensors: the same bits as `precision/fp8.ts`, from ops that every backend has. */
 import { FORMATS, nextUp } from "../formats/index.ts";
+import type { Shape } from "../ops/shape.ts";
 import { BLOCK, blockScale, currentScale } from "../precision/fp8.ts";
 import type { BlockExponent, CurrentScaling, DelayedScaling, Float8DType } from "../precision/fp8-recipe.ts";
 import { full, zeros } from "./create.ts";
@@ -102,18 +103,21 @@ export function quantizeTensor(x: Tensor, scale: Tensor, format: Float8DType): T
   return where(x.isFinite(), scaled, x).cast(format).cast("float32");
 }
 
-/** A float32 matrix as blocks of 32 along `axis` hold it; the last block of a row or column may be shorter. */
-export function quantizeBlocks(x: Tensor, axis: 0 | 1, format: Float8DType, exponent: BlockExponent): Tensor {
-  const [rows = 0, columns = 0] = x.shape;
-  const length = axis === 0 ? rows : columns;
-  const missing = Math.ceil(length / BLOCK) * BLOCK - length;
-  if (missing > 0) {
-    const filling = zeros(axis === 0 ? [missing, columns] : [rows, missing]);
-    return quantizeBlocks(concatenate([x, filling], axis), axis, format, exponent).slice(axis, 0, length);
-  }
-  const count = length / BLOCK;
-  const blocks = x.reshape(axis === 0 ? [count, BLOCK, columns] : [rows, count, BLOCK]);
-  const magnitudes = blocks.abs().max({ axes: axis + 1, keepAxes: true });
+/**
+ * A float32 tensor as blocks of 32 hold it; the last block may be shorter.
+ *
+ * @param view its shape as (outer, length, inner): blocks lie along the middle
+ */
+export function quantizeBlocks(x: Tensor, view: Shape, format: Float8DType, exponent: BlockExponent): Tensor {
+  const [outer = 1, length = 1, inner = 1] = view;
+  const count = Math.ceil(length / BLOCK);
+  const missing = count * BLOCK - length;
+  const seen = x.reshape(view);
+  const whole = missing === 0 ? seen : concatenate([seen, zeros([outer, missing, inner])], 1);
+  const blocks = whole.reshape([outer, count, BLOCK, inner]);
+  const magnitudes = blocks.abs().max({ axes: 2, keepAxes: true });
   const scale = blockScaleOf(magnitudes, format, exponent);
-  return quantizeTensor(blocks, full(scale.shape, 1).div(scale), format).mul(scale).reshape(x.shape);
+  const held = quantizeTensor(blocks, full(scale.shape, 1).div(scale), format).mul(scale);
+  const padded = held.reshape([outer, count * BLOCK, inner]);
+  return (missing === 0 ? padded : padded.slice(1, 0, length)).reshape(x.shape);
 }

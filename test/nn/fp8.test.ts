@@ -1,15 +1,12 @@
-/** 8-bit recipes of linear layers: what each product sees, by path, in training and evaluation, and what a run loses by them. */
+/** 8-bit recipes of linear layers: what each product sees, in training and evaluation, and what is remembered. */
 import { beforeAll, describe, expect, it } from "vitest";
 import {
   amaxOf,
   autocast,
   checkpoint,
   compile,
-  crossEntropy,
   currentScale,
-  dryRun,
   type Float8DType,
-  type Fp8RecipeOptions,
   GradScaler,
   gradients,
   gradientsOf,
@@ -22,10 +19,8 @@ import {
   useDevice,
   type Variable,
 } from "../../src/index.ts";
-import { page, section, tableRows } from "../docs/markdown.ts";
 import { DEVICES } from "../support/devices.ts";
 import { uniforms } from "../support/random.ts";
-import { expectRefusal } from "../support/refusal.ts";
 
 /** Not divisible by 32, and more than one block along every axis that a product sums over. */
 const [ROWS, IN, OUT] = [40, 70, 36];
@@ -259,148 +254,4 @@ describe.each(DEVICES)("on %s", (device) => {
     expect(await resultOf(1, nearTie)).toBe(1.125);
     expect(await resultOf(nearTie, 1)).toBe(1);
   });
-});
-
-describe("layers by path", () => {
-  beforeAll(() => {
-    useDevice("reference");
-  });
-  const model = (): nn.GPT => new nn.GPT({ vocabulary: 8, context: 4, layers: 2, heads: 1, width: 4 });
-  const marked = (m: nn.Module): readonly string[] =>
-    [...m.namedModules()].flatMap(([path, module]) =>
-      module instanceof nn.Linear && module.fp8 !== null ? [path] : [],
-    );
-  const inBlock = (i: number): readonly string[] =>
-    ["attention.qkv", "attention.projection", "feedForward.expand", "feedForward.contract"].map(
-      (p) => `blocks.${i}.${p}`,
-    );
-
-  it("are all, or those that are chosen and not excepted", () => {
-    expect(marked(nn.fp8(model(), {}))).toEqual([...inBlock(0), ...inBlock(1), "head"]);
-    expect(marked(nn.fp8(model(), {}, { modules: "blocks.**" }))).toEqual([...inBlock(0), ...inBlock(1)]);
-    expect(marked(nn.fp8(model(), {}, { except: ["blocks.0", "head"] }))).toEqual(inBlock(1));
-    expect(marked(nn.fp8(nn.fp8(model(), {}), null, { modules: "head" }))).toEqual([...inBlock(0), ...inBlock(1)]);
-  });
-
-  it("have their state in named buffers, and nothing new to train", () => {
-    const gpt = nn.fp8(model(), { scaling: "delayed" }, { modules: "head" });
-    expect([...gpt.namedBuffers()].map(([path, { shape, dtype }]) => `${path} [${shape}] ${dtype}`)).toEqual([
-      "random [4] uint32",
-      ...["input", "weight", "gradient"].flatMap((role) => [
-        `head.fp8.${role}.scale [] float32`,
-        `head.fp8.${role}.amaxHistory [1024] float32`,
-      ]),
-    ]);
-    expect([...gpt.namedParameters().keys()]).toEqual([...model().namedParameters().keys()]);
-  });
-
-  it("are recorded anew when the recipe changes", async () => {
-    const layer = new nn.Linear(1, 1, { bias: false, initialWeight: () => Float32Array.of(1.05) });
-    const step = compile((x: Tensor) => layer.forward(x));
-    const at = async (): Promise<number> => (await step(tensor([[1]]))).item();
-    expect(await at()).toBe(Math.fround(1.05));
-    nn.fp8(layer, { scaling: { kind: "current", powerOfTwo: true } });
-    expect(await at()).toBe(1);
-    nn.fp8(layer, null);
-    expect(await at()).toBe(Math.fround(1.05));
-  });
-
-  it("are without 8 bits in the float32 twin of a dry run", async () => {
-    const layer = nn.fp8(new nn.Linear(8, 8, { seed: 1 }), { scaling: "current" });
-    const { outputs } = await dryRun(
-      (x: Tensor) => layer.forward(x),
-      tensor([Array.from({ length: 8 }, (_, i) => Math.sin(i))]),
-    );
-    expect(outputs[0]?.relativeError).toBeGreaterThan(2 ** -8);
-    expect(outputs[0]?.relativeError).toBeLessThan(2 ** -3);
-  });
-
-  it.each([
-    [{ modules: "block.**" }, ["fp8: modules", '"block.**"', "blocks.0.attention.qkv"]],
-    [{ except: ["head", "tokenEmbedding"] }, ["fp8: except", '"tokenEmbedding"']],
-    [{ modules: "blocks.*.norm1" }, ["fp8: modules", '"head"']],
-    [{ modules: 3 as unknown as string }, ["fp8: modules", "3"]],
-  ])("refuse %j", (options, parts) => {
-    const gpt = model();
-    expectRefusal(() => nn.fp8(gpt, {}, options), "option.invalid", parts);
-    expect(marked(gpt)).toEqual([]);
-  });
-
-  it("refuse a model without them", () => {
-    expectRefusal(() => nn.fp8(new nn.GELU(), {}), "option.invalid", ["fp8: modules", "the model has none"]);
-  });
-
-  it.each([
-    ["float64", "float64", "dtype.unsupported"],
-    ["bfloat16", "float32", "dtype.mismatch"],
-  ] as const)("refuse x of %s with a weight of %s", (dtype, to, code) => {
-    const layer = nn.fp8(new nn.Linear(2, 2).to(to), {});
-    expectRefusal(() => layer.forward(tensor([[1, 2]], { dtype })), code, ["linear", dtype]);
-  });
-});
-
-describe.runIf(DEVICES.includes("cpu"))("a small GPT", () => {
-  beforeAll(() => {
-    useDevice("cpu");
-  });
-  const [vocabulary, context, batch, steps] = [32, 16, 8, 60] as const;
-
-  /** Sequences that go up by 1 to 5 each time. */
-  function batchOf(step: number): readonly [Tensor, Tensor] {
-    const draws = uniforms(step, 2 * batch, 0, 1);
-    const value = (i: number): number => {
-      const row = Math.floor(i / (context + 1));
-      const [first, difference] = [
-        Math.floor((draws[row] ?? 0) * vocabulary),
-        1 + Math.floor((draws[batch + row] ?? 0) * 5),
-      ];
-      return (first + difference * (i % (context + 1))) % vocabulary;
-    };
-    const at = (offset: number): Tensor =>
-      tensor(
-        Int32Array.from({ length: batch * context }, (_, i) =>
-          value(Math.floor(i / context) * (context + 1) + (i % context) + offset),
-        ),
-        { shape: [batch, context] },
-      );
-    return [at(0), at(1)];
-  }
-
-  async function lossAfter(recipe: Fp8RecipeOptions | null, half: "bfloat16" | false): Promise<number> {
-    const model = new nn.GPT({ vocabulary, context, layers: 2, heads: 2, width: 32, seed: 1 });
-    if (recipe !== null) nn.fp8(model, recipe, { except: "head" });
-    const optimizer = new optim.AdamW(model, { lr: 5e-3 });
-    const step = compile((x: Tensor, y: Tensor) => {
-      const loss = autocast(half, () => crossEntropy(model.forward(x), y));
-      optimizer.apply(gradients(loss, model));
-      return loss;
-    });
-    let last = 0;
-    for (let i = 1; i <= steps; i++) {
-      const loss = await (await step(...batchOf(i))).item();
-      if (i > steps - 10) last += loss / 10;
-    }
-    return last;
-  }
-
-  it("trains in every recipe, to the losses that docs/mixed-precision.md states", async () => {
-    const runs: Readonly<Record<string, readonly [Fp8RecipeOptions | null, "bfloat16" | false]>> = {
-      "float32, no autocast": [null, false],
-      bf16: [null, "bfloat16"],
-      "8 bits, `current`": [{ scaling: "current" }, "bfloat16"],
-      "8 bits, `delayed`": [{ scaling: "delayed" }, "bfloat16"],
-      "8 bits, `block`": [{ scaling: "block" }, "bfloat16"],
-    };
-    const stated = tableRows(section(page("docs/mixed-precision.md"), "What a small GPT loses"));
-    expect(stated.map(([name]) => name)).toEqual(Object.keys(runs));
-    const losses = new Set<number>();
-    for (const [name = "", loss] of stated) {
-      const [recipe, half] = runs[name] as (typeof runs)[string];
-      const measured = await lossAfter(recipe, half);
-      losses.add(measured);
-      // Sums in another order, on another instruction set, move it in the third decimal.
-      expect(Math.abs(measured - Number(loss)), `${name}: ${measured}`).toBeLessThan(0.02);
-    }
-    expect(losses.size).toBe(stated.length);
-  }, 60_000);
 });

@@ -15,6 +15,7 @@ import {
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 import { uniforms } from "../support/random.ts";
+import { stripes } from "../support/stripes.ts";
 
 type Half = "float16" | "bfloat16" | false;
 interface Problem {
@@ -49,23 +50,12 @@ const language: Problem = {
   },
 };
 
-const SIDE = 8;
-/** Stripes in one of four directions under noise. */
 const pictures: Problem = {
   steps: 60,
   learningRate: 3e-3,
   model: (seed) => new nn.ResNet({ depth: 8, classes: 4, seed }),
   loss: (model, x, labels) => crossEntropy((model as nn.ResNet).forward(x), labels),
-  batch: (step, seed) => {
-    const labels = integers(16, 1000 * seed + step, 4);
-    const noise = uniforms(7000 * seed + step, 16 * 3 * SIDE * SIDE, -1.5, 1.5);
-    const values = Float32Array.from(noise, (n, i) => {
-      const [row, column] = [Math.floor(i / SIDE) % SIDE, i % SIDE];
-      const along = [row, column, row + column, row - column][labels[Math.floor(i / (3 * SIDE * SIDE))] ?? 0] ?? 0;
-      return n + ((along + 32) % 4 < 2 ? 1 : -1);
-    });
-    return [tensor(values, { shape: [16, 3, SIDE, SIDE] }), tensor(labels)];
-  },
+  batch: stripes,
 };
 
 class Reader extends nn.Module {

@@ -99,8 +99,8 @@ describe.each(DEVICES)("8 bits on %s", (device) => {
         expected.set(quantizeByBlock(values.subarray(r * width, (r + 1) * width), format, "rceil").values, r * width);
       }
       const x = tensor(values, { shape: [rows, width] });
-      expect(bitsOf(await quantizeBlocks(x, 1, format, "rceil").data())).toEqual(bitsOf(expected));
-      const columns = quantizeBlocks(x.transpose(), 0, format, "rceil").transpose();
+      expect(bitsOf(await quantizeBlocks(x, [...x.shape, 1], format, "rceil").data())).toEqual(bitsOf(expected));
+      const columns = quantizeBlocks(x.transpose(), [1, ...x.transpose().shape], format, "rceil").transpose();
       expect(bitsOf(await columns.data())).toEqual(bitsOf(expected));
     }
   });
