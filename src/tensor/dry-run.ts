@@ -137,16 +137,20 @@ export async function errorsOf(own: Values, twin: Values): Promise<readonly Esti
   return errors.sort((a, b) => b.relativeError - a.relativeError);
 }
 
-/** ‖x − y‖ / ‖y‖ over the elements where y is finite; 0 where both are 0. */
+/**
+ * ‖x − y‖ / ‖y‖ over the elements where y is finite, since masks are not; 0 where both are 0. Infinite where no element of y is
+ * finite: what cannot be compared is not equal.
+ */
 export function relativeError(x: ArrayLike<number>, y: ArrayLike<number>): number {
-  let [distance, norm] = [0, 0];
+  let [distance, norm, compared] = [0, 0, 0];
   for (let i = 0; i < y.length; i++) {
     const [a = 0, b = 0] = [x[i], y[i]];
     if (!Number.isFinite(b)) continue;
+    compared++;
     distance += (a - b) ** 2;
     norm += b ** 2;
   }
-  if (Number.isNaN(distance)) return Number.POSITIVE_INFINITY;
+  if (Number.isNaN(distance) || (y.length > 0 && compared === 0)) return Number.POSITIVE_INFINITY;
   return distance === 0 ? 0 : Math.sqrt(distance / norm);
 }
 

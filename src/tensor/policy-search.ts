@@ -1,4 +1,5 @@
 /** Which ops must stay in float32: the fewest rules with which a step is as close to its float32 twin as asked. */
+import { BinadeError, listNames } from "../errors.ts";
 import { isPositive, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import type { AutocastRule } from "../precision/rules.ts";
 import { type ComputedStep, computeStep, errorsOf, grouped } from "./dry-run.ts";
@@ -33,7 +34,8 @@ export interface RuleSearch {
  *
  * @param step a function as for `compile`, with its own `autocast` inside
  * @param args one probe batch
- * @throws BinadeError `value.range`, `option.invalid` or `option.unknown` for bad options; otherwise as `dryRun`.
+ * @throws BinadeError `value.range`, `option.invalid` or `option.unknown` for bad options; `value.range` where the step is not
+ * finite in float32 either, naming what is not; otherwise as `dryRun`.
  * @example
  * const { rules, isMet } = await searchRules(step, [x, y], { tolerance: 0.01 });
  */
@@ -51,6 +53,7 @@ export async function searchRules<A extends readonly Tensor[]>(
   const twin = await computeStep(step, args, { full: true });
   const bare = await computeStep(step, args);
   const search = new Search((rules) => computeStep(step, args, { rules }), twin, tolerance, maxReplays);
+  await search.requireComparable();
   const relativeErrorWithout = await search.errorOf(bare);
   const candidates = candidatesOf(bare);
   const found = relativeErrorWithout <= tolerance ? [] : await search.grow(candidates);
@@ -97,6 +100,18 @@ class Search {
     this.#twin = twin;
     this.#tolerance = tolerance;
     this.#maxReplays = maxReplays;
+  }
+
+  /** Throws where float32 itself gives nothing to compare with: the error would be infinite under any rules. */
+  async requireComparable(): Promise<void> {
+    const { outputs, gradients } = this.#twin;
+    const errors = [...(await errorsOf(outputs, outputs)), ...(await errorsOf(gradients, gradients))];
+    const bad = errors.filter(({ relativeError }) => relativeError > 0).map(({ name }) => name);
+    if (bad.length === 0) return;
+    throw new BinadeError(
+      "value.range",
+      `searchRules: ${listNames(bad)}: expected numbers in float32, got NaN or infinities only; give a batch and parameters that float32 computes with`,
+    );
   }
 
   /** The largest error of a computed step. */

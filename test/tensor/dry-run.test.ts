@@ -193,6 +193,9 @@ describe("a dry run", () => {
     [[Number.NaN], [1], Number.POSITIVE_INFINITY],
     [[Number.POSITIVE_INFINITY], [1], Number.POSITIVE_INFINITY],
     [[1, Number.NaN], [1, Number.NaN], 0],
+    [[Number.NaN], [Number.NaN], Number.POSITIVE_INFINITY],
+    [[-Infinity, 1], [-Infinity, 1], 0],
+    [[], [], 0],
   ])("the relative error of %j to %j is %d", (x, y, error) => {
     expect(relativeError(x, y)).toBeCloseTo(error, 12);
   });

@@ -54,6 +54,27 @@ describe.each(DEVICES)("searchRules on %s", (device) => {
     expect(outputs[0]?.relativeError).toBe(found.relativeError);
   });
 
+  it.each([
+    Number.NaN,
+    Number.POSITIVE_INFINITY,
+  ])("refuses a batch on which float32 gives no numbers: %d", async (value) => {
+    const model = new nn.Linear(3, 2, { seed: 1 });
+    const step = (x: Tensor): Tensor => {
+      const loss = autocast("bfloat16", () => model.forward(x))
+        .square()
+        .sum();
+      gradients(loss, model);
+      return loss;
+    };
+    const batch = tensor([value, 1, 1], { shape: [1, 3] });
+    await expect(searchRules(step, [batch], { tolerance: 0.01 })).rejects.toMatchObject({
+      code: "value.range",
+      message: expect.stringMatching(/^searchRules: result.*: expected numbers in float32/),
+    });
+    const { outputs } = await dryRun(step, batch);
+    expect(outputs).toEqual([{ name: "result", relativeError: Number.POSITIVE_INFINITY }]);
+  });
+
   it("says so if no rules are enough", async () => {
     const coarse = (input: Tensor) => autocast("bfloat16", () => model().body.forward(input)).cast("bfloat16");
     const found = await searchRules(coarse, [x()], { tolerance: 1e-9 });
