@@ -1,4 +1,7 @@
 // Decodes kernels over planes: the taps of rows and columns, checked to lie inside the input, and the arrays.
+#include <algorithm>
+#include <vector>
+
 #include "decode.h"
 
 namespace binade {
@@ -12,32 +15,6 @@ float decodeFloat(Reader& reader, const char* what) {
   return value;
 }
 
-/// Tap j's run of output positions that have it; false unless they lie `stride` apart in the input.
-bool findRun(PlaneAxis* axis, int64_t tap) {
-  const int32_t* positions = axis->positions + tap * axis->output;
-  int64_t low = 0, high = axis->output;
-  while (low < high && positions[low] < 0) ++low;
-  while (high > low && positions[high - 1] < 0) --high;
-  axis->low[tap] = low;
-  axis->high[tap] = high;
-  axis->first[tap] = low < high ? positions[low] - low * axis->stride : 0;
-  for (int64_t i = low; i < high; ++i) {
-    if (positions[i] != axis->first[tap] + i * axis->stride) return false;
-  }
-  return true;
-}
-
-/// The distance of the first two neighbouring positions that one tap has; 1 if there are none.
-int64_t strideOf(const PlaneAxis& axis) {
-  for (int64_t i = 0; i + 1 < axis.output * axis.count; ++i) {
-    const bool neighbours = (i + 1) % axis.output != 0;
-    if (neighbours && axis.positions[i] >= 0 && axis.positions[i + 1] >= 0) {
-      return axis.positions[i + 1] - axis.positions[i];
-    }
-  }
-  return 1;
-}
-
 void decodeAxis(Reader& reader, PlaneAxis* axis) {
   axis->input = reader.word("a plane's input extent", 0, INT32_MAX);
   axis->output = reader.word("a plane's output extent", 0, INT32_MAX);
@@ -48,9 +25,6 @@ void decodeAxis(Reader& reader, PlaneAxis* axis) {
   axis->positions = reader.allocate<int32_t>(axis->output * axis->count);
   axis->weights = reader.allocate<float>(axis->output * axis->count);
   axis->divisors = reader.allocate<float>(axis->output);
-  axis->low = reader.allocate<int64_t>(axis->count);
-  axis->high = reader.allocate<int64_t>(axis->count);
-  axis->first = reader.allocate<int64_t>(axis->count);
   for (int64_t i = 0; i < axis->output; ++i) {
     for (int64_t tap = 0; tap < axis->count; ++tap) {
       axis->positions[tap * axis->output + i] = static_cast<int32_t>(reader.word("a position", -1, axis->input - 1));
@@ -67,10 +41,84 @@ void decodeAxis(Reader& reader, PlaneAxis* axis) {
     axis->divisors[i] = decodeFloat(reader, "a divisor's bits");
     axis->divided = axis->divided || axis->divisors[i] != 1.0f;
   }
-  axis->stride = strideOf(*axis);
-  for (int64_t tap = 0; tap < axis->count && axis->stride != 0; ++tap) {
-    if (!findRun(axis, tap)) axis->stride = 0;
+}
+
+/// A tap seen from the side that is written: position `to` takes element `from`, as number `order` of what it takes.
+struct Entry {
+  int32_t to, from, tap;
+  float weight;
+  int64_t order;
+};
+
+/// Every tap of an axis, by position that is written, and in the order of the taps at each.
+std::vector<Entry> entriesOf(const PlaneAxis& axis, bool back) {
+  std::vector<Entry> entries;
+  for (int64_t tap = 0; tap < axis.count; ++tap) {
+    for (int64_t i = 0; i < axis.output; ++i) {
+      const int64_t at = tap * axis.output + i;
+      const int32_t input = axis.positions[at], output = static_cast<int32_t>(i);
+      if (input < 0) continue;
+      entries.push_back({back ? input : output, back ? output : input, static_cast<int32_t>(tap), axis.weights[at], at});
+    }
   }
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.to != b.to ? a.to < b.to : a.order < b.order; });
+  return entries;
+}
+
+/// Sets base and reach of places that are still positions in a row of `extent` elements, and makes them relative.
+void rebase(PlaneTap* tap, int64_t extent) {
+  int32_t least = INT32_MAX, greatest = 0;
+  for (int32_t place : tap->places) {
+    if (place < 0) continue;
+    least = std::min(least, place);
+    greatest = std::max(greatest, place);
+  }
+  // Loads of whole vectors end inside the row, if it is long enough.
+  const auto within = [=](int64_t reach) { return std::max<int64_t>(0, std::min<int64_t>(least, extent - reach)); };
+  tap->reach = greatest < within(8) + 8 ? 8 : greatest < within(16) + 16 ? 16 : 0;
+  tap->base = static_cast<int32_t>(tap->reach == 0 ? least : within(tap->reach));
+  tap->full = tap->direct = true;
+  for (int lane = 0; lane < kOctet; ++lane) {
+    int32_t& place = tap->places[lane];
+    place = place < 0 ? -1 : place - tap->base;
+    tap->full = tap->full && place >= 0;
+    tap->direct = tap->direct && place == lane;
+  }
+}
+
+/// The taps of `axis` by blocks of output positions, or (`back`) of input positions.
+void buildLookup(Reader& reader, const PlaneAxis& axis, bool back, PlaneLookup* lookup) {
+  const std::vector<Entry> entries = entriesOf(axis, back);
+  const int64_t extent = back ? axis.input : axis.output;
+  std::vector<PlaneBlock> blocks;
+  std::vector<PlaneTap> taps;
+  for (size_t i = 0, end; i < entries.size(); i = end) {
+    const int32_t position = entries[i].to / kOctet * kOctet;
+    PlaneBlock block = {position, static_cast<int32_t>(std::min<int64_t>(kOctet, extent - position)),
+                        static_cast<int64_t>(taps.size()), 0};
+    int64_t taken[kOctet] = {};
+    for (end = i; end < entries.size() && entries[end].to < position + int64_t{kOctet}; ++end) {
+      const Entry& entry = entries[end];
+      const int lane = entry.to - position;
+      const int64_t row = taken[lane]++;
+      if (row == block.count) {
+        taps.push_back({0, 0, false, false, {-1, -1, -1, -1, -1, -1, -1, -1}, {}, {}});
+        ++block.count;
+      }
+      PlaneTap& tap = taps[static_cast<size_t>(block.first + row)];
+      tap.places[lane] = entry.from;
+      tap.taps[lane] = entry.tap;
+      tap.weights[lane] = entry.weight;
+    }
+    blocks.push_back(block);
+  }
+  for (PlaneTap& tap : taps) rebase(&tap, back ? axis.output : axis.input);
+  lookup->blockCount = static_cast<int64_t>(blocks.size());
+  lookup->blocks = reader.allocate<PlaneBlock>(lookup->blockCount);
+  lookup->taps = reader.allocate<PlaneTap>(static_cast<int64_t>(taps.size()));
+  std::copy(blocks.begin(), blocks.end(), lookup->blocks);
+  std::copy(taps.begin(), taps.end(), lookup->taps);
 }
 
 bool isIndex(DType dtype) { return dtype == DType::uint8 || dtype == DType::int32; }
@@ -110,6 +158,7 @@ void decodePlane(Reader& reader, Kernel* kernel) {
   const __int128 inputs = planes * decoded->rows.input * decoded->columns.input;
   const __int128 outputs = planes * decoded->rows.output * decoded->columns.output;
   const bool back = decoded->core == PlaneCore::resampleBackward || decoded->core == PlaneCore::maxPoolBackward;
+  buildLookup(reader, decoded->columns, back, &decoded->lookup);
   const bool indexed = decoded->core == PlaneCore::maxPoolBackward, indexes = decoded->core == PlaneCore::maxPool;
   decodeArray(reader, 0, true, false, back ? outputs : inputs, decoded);
   decodeArray(reader, 1, indexed, true, outputs, decoded);

@@ -115,12 +115,31 @@ struct PlaneAxis {
   float* divisors;  // (output)
   bool weighted;    // not all weights are 1
   bool divided;     // not all divisors are 1
-  /// Tap j of the positions in [low[j], high[j]) is at first[j] + position * stride, and the others have none; stride 0:
-  /// no such numbers exist.
-  int64_t stride;
-  int64_t* low;
-  int64_t* high;
-  int64_t* first;
+};
+
+/// One element each for eight neighbouring positions of a row that is computed, in lane l element base + places[l] of another row.
+constexpr int kOctet = 8;
+struct PlaneTap {
+  int32_t base;
+  int32_t reach;           // every place lies in the first 8 or 16 elements; 0: some lies beyond
+  bool full;               // every lane takes an element
+  bool direct;             // and lane l takes element l
+  int32_t places[kOctet];  // −1: none
+  int32_t taps[kOctet];    // which tap of the axis it is
+  float weights[kOctet];
+};
+
+/// The taps of positions [position, position + 8), of which `lanes` exist.
+struct PlaneBlock {
+  int32_t position, lanes;
+  int64_t first, count;
+};
+
+/// The taps of an axis, eight positions at a time, from the side that a core writes. Blocks without taps are left out.
+struct PlaneLookup {
+  int64_t blockCount;
+  PlaneBlock* blocks;
+  PlaneTap* taps;
 };
 
 /// Planes one after another, (planes, rows, columns): two inputs, then two results; binding -1: absent.
@@ -128,6 +147,7 @@ struct PlaneKernel {
   PlaneCore core;
   int64_t planes;
   PlaneAxis rows, columns;
+  PlaneLookup lookup;  // columns
   Ref refs[4];
   DType dtypes[4];
 };

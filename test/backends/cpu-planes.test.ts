@@ -30,19 +30,23 @@ const window = (input: number, size: number, stride: number, padding = 0, dilati
 const scaled = (kind: TapKind, input: number, output: number): TapAxis =>
   axis(kind, input, output, { scale: input / output });
 
-/** Past one block of lanes, one task of planes and both strides that kernels know by heart. */
+/** Past one block of lanes and one task of planes; taps near one another, further apart than two vectors, and gaps that no window sees. */
 const AXES: readonly (readonly TapAxis[])[] = [
   [window(33, 2, 2)],
   [window(600, 3, 1, 1)],
   [window(9, 3, 2, 1), window(70, 3, 2, 1)],
   [window(16, 2, 2), window(16, 2, 2)],
   [window(11, 3, 1, 1, 2), window(13, 2, 3)],
+  [window(8, 2, 2), window(64, 3, 5, 1)],
+  [window(70, 1, 20), window(50, 3, 2, 1, 7)],
+  [window(9, 9, 1), window(20, 20, 1)],
   [axis("adaptive", 7, 3), axis("adaptive", 10, 4)],
   [axis("adaptive", 3, 5), axis("adaptive", 64, 8)],
 ];
 const RESAMPLED: readonly (readonly TapAxis[])[] = [
   [scaled("nearest", 17, 40)],
   [scaled("nearest", 4, 8), scaled("nearest", 9, 3)],
+  [scaled("nearest", 1, 3), scaled("nearest", 2, 33)],
   [scaled("linear", 5, 12), scaled("linear", 30, 47)],
   [axis("linear", 6, 11, { scale: 0.5, aligned: 1 }), axis("linear", 20, 9, { scale: 19 / 8, aligned: 1 })],
 ];

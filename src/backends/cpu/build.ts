@@ -38,6 +38,8 @@ const COMMON_FLAGS = [
   // GCC 12's AVX-512 headers start from undefined vectors on purpose, and its own warnings take that for a mistake.
   "-Wno-uninitialized",
   "-Wno-maybe-uninitialized",
+  // Vectors wider than the instruction set's pass between functions of one unit only, so no convention for them is at stake.
+  "-Wno-psabi",
   "-DNAPI_VERSION=8",
 ] as const;
 
