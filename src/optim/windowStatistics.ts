@@ -5,7 +5,11 @@ import { followedSoFar, followSince } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import type { Parameters } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { guarded } from "../tensor/trace.ts";
 import { Variable } from "../tensor/variable.ts";
+
+/** Everything that keeps copies of a buffer. */
+const keepersOf = new WeakMap<Variable, readonly WindowStatistics[]>();
 
 /**
  * Copies of a module's buffers, each taken by the first call of a window that moves it with the outcome of its step. Random
@@ -13,7 +17,10 @@ import { Variable } from "../tensor/variable.ts";
  */
 export class WindowStatistics {
   readonly #copies: ReadonlyMap<Variable, Variable>;
-  /** float32, one number per copy: 1 where the present window has taken it. A resumed run knows by it what to bring back. */
+  /**
+   * float32, one number per copy: 0, or where the present window has taken it 1 and how many other windows had then: of those
+   * that one step judges, the first one's copy is brought back. A resumed run knows by it what to bring back.
+   */
   readonly #taken: Variable | null;
 
   constructor(source: Parameters) {
@@ -21,6 +28,7 @@ export class WindowStatistics {
     const floating = (buffers as readonly Variable[]).filter(({ dtype }) => isFloat(dtype));
     this.#copies = new Map(floating.map((buffer) => [buffer, copyOf(buffer)]));
     this.#taken = floating.length === 0 ? null : takenOf(floating);
+    for (const buffer of floating) keepersOf.set(buffer, [...(keepersOf.get(buffer) ?? []), this]);
   }
 
   get variables(): readonly Variable[] {
@@ -33,10 +41,23 @@ export class WindowStatistics {
     for (const [place, [variable, copy]] of [...this.#copies].entries()) {
       const before = followed.get(variable);
       if (before === undefined || this.#taken === null) continue;
-      copy.assign(where(isTaken(this.#taken, place), copy.read(), before));
+      const taken = at(this.#taken, place);
+      copy.assign(where(taken.notEqual(0), copy.read(), before));
       const isPlace = arange(this.#copies.size).equal(place);
-      this.#taken.assign(where(isPlace, full([], 1), this.#taken.read()));
+      const stamp = where(taken.equal(0), this.#othersWith(variable).add(1), taken);
+      this.#taken.assign(where(isPlace, stamp, this.#taken.read()));
     }
+  }
+
+  /** How many other windows have a copy of the buffer: a float32 scalar. */
+  #othersWith(variable: Variable): Tensor {
+    const keepers = guarded(() => keepersOf.get(variable)) ?? [];
+    return keepers.reduce((count, keeper) => (keeper === this ? count : count.add(keeper.#has(variable))), full([], 0));
+  }
+
+  #has(variable: Variable): Tensor {
+    const place = [...this.#copies.keys()].indexOf(variable);
+    return this.#taken === null ? full([], 0) : at(this.#taken, place).notEqual(0).cast("float32");
   }
 
   /** The step over the window decides whether they stay. */
@@ -44,14 +65,16 @@ export class WindowStatistics {
     if (this.#taken === null) return;
     for (const [place, [variable, copy]] of [...this.#copies].entries()) {
       const own = followedSoFar().get(variable) ?? variable.read();
-      followSince(variable, where(isTaken(this.#taken, place), copy.read(), own));
+      const taken = at(this.#taken, place);
+      const isTaken = taken.notEqual(0);
+      followSince(variable, where(isTaken, copy.read(), own), where(isTaken, taken, Number.POSITIVE_INFINITY));
     }
     this.#taken.assign(full(this.#taken.shape, 0));
   }
 }
 
-/** bool scalar. */
-const isTaken = (taken: Variable, place: number): Tensor => taken.read().slice(0, place, 1).reshape([]).notEqual(0);
+/** A scalar. */
+const at = (variable: Variable, place: number): Tensor => variable.read().slice(0, place, 1).reshape([]);
 
 function copyOf({ name, shape, dtype, device }: Variable): Variable {
   const copy = new Variable(`${name}.before`, shape, dtype, undefined, device);

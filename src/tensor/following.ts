@@ -7,12 +7,25 @@ import type { Variable } from "./variable.ts";
 /** What one step assigned so, with the values from before, and whether an optimizer has stepped since. */
 class FollowingStep {
   readonly before = new Map<Variable, Node>();
+  /** Of values that earlier calls kept, when: float32 scalars, the first is the smallest. */
+  readonly #since = new Map<Variable, Tensor>();
   readonly #outcomes: Tensor[] = [];
   isDecided = false;
 
   assign(variable: Variable, value: Tensor): void {
     if (!this.before.has(variable)) this.before.set(variable, variable.node);
     variable.assign(value);
+  }
+
+  keepSince(variable: Variable, before: Tensor, since: Tensor): void {
+    const [known, other] = [this.#since.get(variable), this.before.get(variable)];
+    if (known === undefined || other === undefined) {
+      this.before.set(variable, before.node);
+      this.#since.set(variable, since);
+      return;
+    }
+    this.before.set(variable, build.where(since.less(known).node, before.node, other));
+    this.#since.set(variable, since.minimum(known));
   }
 
   decide(applied: Tensor | null): void {
@@ -60,11 +73,15 @@ export function followedSoFar(): ReadonlyMap<Variable, Tensor> {
   return new Map([...(before ?? [])].map(([variable, node]) => [variable, new Tensor(node)]));
 }
 
-/** The variable was moved by earlier calls that belong to this step: it goes back to `before` unless the optimizers apply. */
-export function followSince(variable: Variable, before: Tensor): void {
+/**
+ * The variable was moved by earlier calls that belong to this step: it goes back to `before` unless the optimizers apply.
+ *
+ * @param since a float32 scalar: of several such values of one step the one with the smallest is the first
+ */
+export function followSince(variable: Variable, before: Tensor, since: Tensor): void {
   const trace = currentTrace();
   if (trace === null && eager.isDecided) eager = new FollowingStep();
-  (trace === null ? eager : stepOf(trace)).before.set(variable, before.node);
+  (trace === null ? eager : stepOf(trace)).keepSince(variable, before, since);
 }
 
 /** An optimizer's step, which is applied if the bool scalar `applied` is true, or for certain (null): for use by optimizers. */

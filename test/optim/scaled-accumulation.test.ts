@@ -1,9 +1,11 @@
 /** Micro-steps at one loss scale: their mean, skipped windows, resuming within one. */
 import { beforeAll, describe, expect, it } from "vitest";
 import {
+  addGradients,
   compile,
   GradScaler,
   type GradScalerOptions,
+  type Grads,
   gradients,
   mapGradients,
   nn,
@@ -106,6 +108,40 @@ describe.each(DEVICES)("scaled accumulation on %s", (device) => {
       }
       expect(await window([5], 0)).toBe(true);
       expect(await state()).not.toEqual(before);
+    });
+
+    it("takes back what the windows of two accumulators moved, whichever began", async () => {
+      const layer = new nn.BatchNorm1d(2);
+      const scalers = [new GradScaler({ initialScale: 4 }), new GradScaler({ initialScale: 8 })] as const;
+      const optimizer = new optim.SGD(layer, { lr: 0.1 });
+      const parts = scalers.map((scaler) => {
+        const sums = new optim.GradientAccumulator<"scaled">(layer, { scaler });
+        const add = compile((x: Tensor) => {
+          sums.add(gradients(scaler.scale(layer.forward(x).square().sum()), layer));
+        });
+        return { scaler, sums, add };
+      });
+      const apply = compile(() => {
+        const [first, second] = parts.map(({ scaler, sums }) => scaler.unscale(sums.take())) as [
+          Grads<"true">,
+          Grads<"true">,
+        ];
+        const outcome = scalers[0].step(optimizer, addGradients(first, second));
+        for (const scaler of scalers) scaler.update();
+        return outcome;
+      });
+      const batch = (value: number): Tensor => tensor(Float32Array.of(value, 2, -3, 5), { shape: [2, 2] });
+      const state = (): Promise<readonly string[]> => bytesOf(layer.buffers());
+      const start = await state();
+      for (const order of [[0, 1], [1, 0], [0, 0, 1], [1]]) {
+        for (const [i, part] of order.entries())
+          await parts[part]?.add(batch(i === order.length - 1 ? Number.POSITIVE_INFINITY : i));
+        expect((await readOutcome(await apply())).applied).toBe(false);
+        expect(await state()).toEqual(start);
+      }
+      for (const { add } of parts) await add(batch(1));
+      expect((await readOutcome(await apply())).applied).toBe(true);
+      expect(await state()).not.toEqual(start);
     });
 
     it("keeps the scale of the first micro-step where the scale moves within the window", async () => {
