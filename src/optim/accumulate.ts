@@ -3,10 +3,21 @@ import { BinadeError } from "../errors.ts";
 import { requireKnownKeys } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import { where } from "../tensor/functions.ts";
-import { type Grads, markGrads, type Origin, originOf, type Parameters, parametersOf } from "../tensor/gradients.ts";
+import {
+  type Grads,
+  type LossFacts,
+  lossesOf,
+  markGrads,
+  type Origin,
+  originOf,
+  type Parameters,
+  parametersOf,
+} from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
-import type { GradScaler } from "./gradScaler.ts";
+import { requireGrads } from "./arguments.ts";
+import { type GradScaler, requireScaler } from "./gradScaler.ts";
+import { requireOneDevice } from "./groups.ts";
 import { sessionOf } from "./scalerSession.ts";
 import { WindowStatistics } from "./windowStatistics.ts";
 
@@ -60,6 +71,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
   constructor(parameters: Parameters, options: GradientAccumulatorOptions = {}) {
     requireKnownKeys("GradientAccumulator", options, ["reduction", "scaler"]);
     const { reduction = "mean", scaler } = options;
+    if (scaler !== undefined) requireScaler("GradientAccumulator: scaler", scaler);
     if (!REDUCTIONS.includes(reduction)) {
       const got = JSON.stringify(reduction);
       throw new BinadeError("option.invalid", `GradientAccumulator: reduction is ${got}, expected "mean" or "sum"`);
@@ -70,8 +82,10 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
       const sentence = "GradientAccumulator: expected at least one parameter, got none";
       throw new BinadeError("option.invalid", `${sentence}; pass a module or a list of variables`);
     }
+    requireOneDevice("GradientAccumulator", variables);
     this.#reduction = reduction;
-    this.#origin = scaler === undefined ? { kind: "plain", scalers: [] } : { kind: "scaled", scalers: [scaler] };
+    const known = { scalers: scaler === undefined ? [] : [scaler], losses: [] };
+    this.#origin = { kind: scaler === undefined ? "plain" : "scaled", ...known };
     this.#statistics = new WindowStatistics(parameters);
     this.#window = scaler === undefined ? null : new Window(scaler, first);
     this.#sums = new Map(variables.map((parameter) => [parameter, sumOf(parameter)]));
@@ -91,8 +105,10 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
    * update, or, without a scaler, for scaled and unscaled ones; `gradient.missing` if none belongs to a parameter.
    */
   add(grads: Grads<S>): void {
+    requireGrads("GradientAccumulator: add", grads);
     this.#requireOrigin(grads);
-    const entries = [...grads].flatMap(([parameter, gradient]) => {
+    const own = [...grads].filter(([parameter]) => this.#sums.has(parameter));
+    const entries = own.flatMap(([parameter, gradient]) => {
       const sum = this.#sums.get(parameter);
       return sum === undefined ? [] : [[sum, gradient] as const];
     });
@@ -101,7 +117,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
       throw new BinadeError("gradient.missing", `${sentence}; pass gradients(loss, model) of the same model`);
     }
     this.#statistics.add();
-    const factor = this.#window?.add() ?? null;
+    const factor = this.#window?.add(lossesOf(grads, own)) ?? null;
     for (const [sum, gradient] of entries) {
       const wide = gradient.cast("float32");
       sum.assign(sum.read().add(factor === null ? wide : wide.mul(factor)));
@@ -131,6 +147,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
   take(): Grads<S> {
     const count = this.#count.read().cast("float32").maximum(1);
     this.#statistics.take();
+    const losses = this.#window?.losses([...this.#sums.keys()]) ?? [];
     const factor = this.#window?.take() ?? null;
     const taken = [...this.#sums].map(([parameter, sum]) => {
       const scaled = factor === null ? sum.read() : sum.read().mul(factor);
@@ -139,7 +156,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
     });
     for (const sum of this.#sums.values()) sum.assign(full(sum.shape, 0));
     this.#count.assign(full([], 0, "int32"));
-    return markGrads<S>(taken, presentOrigin(this.#origin));
+    return markGrads<S>(taken, presentOrigin(this.#origin, losses));
   }
 
   /**
@@ -181,21 +198,32 @@ class Window {
   }
 
   /** The factor that brings gradients to the window's scale: 1 but after a move, and then a ratio of powers of two. */
-  add(): Tensor {
+  add(losses: readonly LossFacts[]): Tensor {
     const present = this.#scaler.lossScale;
     const scale = where(this.#scale.read().equal(0), present, this.#scale.read());
     this.#scale.assign(scale);
-    const overflow = sessionOf(this.#scaler).lossFinite.not().cast("float32");
-    this.#overflows.assign(this.#overflows.read().add(overflow));
+    const overflows = losses.map(({ finite }) => finite.not().cast("float32"));
+    this.#overflows.assign(overflows.reduce((sum, one) => sum.add(one), this.#overflows.read()));
     return scale.div(present);
   }
 
-  /** The factor that brings sums to the present scale; what is known of the losses goes to the scaler's session. */
+  /** What is known of the losses so far, in one. */
+  losses(parameters: readonly Variable[]): readonly LossFacts[] {
+    return [
+      {
+        loss: null,
+        finite: this.#overflows.read().equal(0),
+        // Not kept: a window of gradients that are all 0 counts as an underflow where that is asked for.
+        nonZero: full([], 1, "bool"),
+        scaler: this.#scaler,
+        parameters: new Set(parameters),
+        cotangents: new Map(),
+      },
+    ];
+  }
+
+  /** The factor that brings sums to the present scale. */
   take(): Tensor {
-    const session = sessionOf(this.#scaler);
-    session.lossFinite = session.lossFinite.and(this.#overflows.read().equal(0));
-    // Whether a loss was 0 is not kept: a window of gradients that are all 0 counts as an underflow where that is asked for.
-    session.lossNonZero = full([], 1, "bool");
     const scale = this.#scale.read();
     const factor = where(scale.equal(0), full([], 1), this.#scaler.lossScale.div(scale));
     for (const variable of this.variables) variable.assign(full([], 0));
@@ -204,9 +232,9 @@ class Window {
 }
 
 /** What is scaled now has the scale of the scaler's present session. */
-function presentOrigin({ kind, scalers }: Origin): Origin {
+function presentOrigin({ kind, scalers }: Origin, losses: readonly LossFacts[]): Origin {
   const [scaler] = scalers;
-  return scaler === undefined ? { kind, scalers } : { kind, scalers, session: sessionOf(scaler) };
+  return scaler === undefined ? { kind, scalers, losses } : { kind, scalers, losses, session: sessionOf(scaler) };
 }
 
 /** The window brings gradients of the present scale to its own: those of an earlier scale would be off by their ratio. */

@@ -2,6 +2,7 @@
 import { isNonNegative, requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { requirePair } from "./arguments.ts";
 import { type CommonOptions, Optimizer, type ParameterSource, type Rule, STORAGE } from "./optimizer.ts";
 
 export interface AdafactorOptions extends CommonOptions {
@@ -58,8 +59,8 @@ const RULE: Rule<Settings> = {
   check: ({ beta2Decay, eps, clipThreshold }) => {
     requireNumber("Adafactor: beta2Decay", beta2Decay, (v) => v <= 0 && Number.isFinite(v), "a finite number ≤ 0");
     const expected = "a number ≥ 1.1e-19 whose square float32 holds (try 1e-7)";
+    requirePair("Adafactor: eps", eps, isNonNegative, "a finite number ≥ 0");
     requireNumber("Adafactor: eps[0]", eps[0], (v) => v >= LEAST_EPS && Number.isFinite(Math.fround(v * v)), expected);
-    requireNumber("Adafactor: eps[1]", eps[1], isNonNegative, "a finite number ≥ 0");
     requireNumber(
       "Adafactor: clipThreshold",
       clipThreshold,

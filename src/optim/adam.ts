@@ -2,6 +2,7 @@
 import { requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { requirePair } from "./arguments.ts";
 import {
   type CommonOptions,
   Optimizer,
@@ -37,9 +38,7 @@ const moments: Rule<Settings>["slots"] = (_, shape) => [
 
 function check(name: string): (settings: Settings) => void {
   return ({ betas, eps }) => {
-    for (const [i, beta] of [betas[0], betas[1]].entries()) {
-      requireNumber(`${name}: betas[${i}]`, beta, (v) => v >= 0 && v < 1, "a number from 0 to less than 1");
-    }
+    requirePair(`${name}: betas`, betas, (v) => v >= 0 && v < 1, "a number from 0 to less than 1");
     // A gradient that is always 0 gives 0/(√0 + eps): NaN where eps is 0, or becomes 0 in the dtype of the state.
     const expected = "a number > 0 that float32 holds (at least 1.2e-38; try 1e-8)";
     requireNumber(`${name}: eps`, eps, (v) => v >= LEAST_EPS && Number.isFinite(Math.fround(v)), expected);

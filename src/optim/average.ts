@@ -1,10 +1,11 @@
 /** Moving averages of weights, which follow applied steps. */
-import { BinadeError } from "../errors.ts";
-import { requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { BinadeError, showValue } from "../errors.ts";
+import { requireBoolean, requireFields, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { where } from "../tensor/functions.ts";
 import { type Parameters, parametersOf } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
+import { requireOneDevice } from "./groups.ts";
 import type { StepOutcome } from "./outcome.ts";
 
 export interface WeightAverageOptions {
@@ -44,6 +45,7 @@ export class WeightAverage {
       const sentence = "WeightAverage: expected at least one parameter, got none";
       throw new BinadeError("option.invalid", `${sentence}; pass a module or a list of variables`);
     }
+    requireOneDevice("WeightAverage", variables);
     this.#decay = decay;
     this.#warmup = warmup;
     this.#averages = new Map(variables.map((parameter) => [parameter, startOf(parameter)]));
@@ -56,6 +58,7 @@ export class WeightAverage {
    * without one, the step counts as applied.
    */
   update(...outcomes: readonly Pick<StepOutcome, "applied">[]): void {
+    for (const outcome of outcomes) requireFields("WeightAverage: update", outcome, ["applied"], "GradScaler.step");
     const applied = outcomes.map((outcome) => outcome.applied);
     const [first, ...rest] = applied;
     const all = first === undefined ? null : rest.reduce((a, b) => a.and(b), first);
@@ -85,7 +88,7 @@ export class WeightAverage {
   of(parameter: Variable): Tensor {
     const average = this.#averages.get(parameter);
     if (average !== undefined) return average.read();
-    const sentence = `WeightAverage: ${parameter.name} is not averaged`;
+    const sentence = `WeightAverage: ${parameter instanceof Variable ? parameter.name : showValue(parameter)} is not averaged`;
     throw new BinadeError("option.invalid", `${sentence}; construct the average with a module that has it`);
   }
 

@@ -5,11 +5,13 @@ import { full } from "../tensor/create.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, mapGradients, originOf } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { requireGrads } from "./arguments.ts";
 
 /** Keeps the quotient finite where all gradients are 0. */
 const NORM_EPS = 1e-6;
 
 function requireTrue(subject: string, grads: Grads<"true">): void {
+  requireGrads(subject, grads);
   if (originOf(grads)?.kind !== "scaled") return;
   const names = listNames([...grads.keys()].map(({ name }) => name));
   const sentence = `${subject}: the gradients of ${names} are scaled`;

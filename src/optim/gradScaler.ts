@@ -1,40 +1,52 @@
 /** GradScaler: scales losses, unscales and checks gradients, steps only if all are finite, and moves the scale. */
-import { BinadeError, listNames } from "../errors.ts";
-import { isFloat } from "../formats/index.ts";
-import { topological } from "../ir/walk.ts";
-import { USABLE_SCALES } from "../precision/lossScale.ts";
-import { isPositive, requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
-import { nonFiniteCount } from "../tensor/finite.ts";
+import { BinadeError, listNames, showValue } from "../errors.ts";
+import { defaultDevice } from "../tensor/devices.ts";
 import { decideStep, endStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
-import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
+import { factsOf, type Grads, type LossFacts, lossesOf, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
+import { computeWithNextRun } from "../tensor/realize.ts";
+import { deviceOf } from "../tensor/runtime.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import {
+  flattenLosses,
+  type LossTree,
+  requireEntries,
+  requireFloating,
+  requireGrads,
+  requireParameters,
+  requireScaledLoss,
+  requireStepOptions,
+  requireSteppable,
+  type StepOptions,
+} from "./arguments.ts";
+import { noteBorder, passagesTo, requireAbove } from "./borders.ts";
+import {
   allCheckedFinite,
+  allOf,
+  bothShares,
   type Checked,
   type Entry,
   type Judgement,
   judge,
   largestMagnitude,
+  type Share,
   unscaleAndCheck,
 } from "./gradientCheck.ts";
 import type { Steppable } from "./optimizer.ts";
-import type { StepOutcome } from "./outcome.ts";
-import { orderError, requireGradients, restartSession, type Session, sessionOf } from "./scalerSession.ts";
+import { outcomeTensors, type ScaleMove, type StepOutcome } from "./outcome.ts";
+import {
+  isBusy,
+  orderError,
+  requireFresh,
+  requireGradients,
+  requireOrigin,
+  restartSession,
+  sessionOf,
+  trueGradients,
+} from "./scalerSession.ts";
 import { type GradScalerOptions, type SavedScaler, ScaleSource } from "./scaleSource.ts";
 
-export interface StepOptions {
-  /** Check gradients that were changed after `unscale` once more. Default true; PyTorch does not. */
-  readonly checkGradients?: boolean;
-  /** Skip a step whose finite gradients have a global norm above this, before clipping; > 0. Default: none is. */
-  readonly skipNormAbove?: number;
-  /** Skip a step whose gradients are all exactly 0 though a loss is not. Default false: such a step is applied. */
-  readonly skipZeroGradients?: boolean;
-}
-
-/** Tensors in arrays, nested. */
-export type LossTree = Tensor | readonly LossTree[];
 export type Scaled<T extends LossTree> = T extends Tensor
   ? ScaledLoss
   : { readonly [K in keyof T]: T[K] extends LossTree ? Scaled<T[K]> : never };
@@ -63,6 +75,11 @@ export class GradScaler {
     this.#source = new ScaleSource(options);
   }
 
+  /** What outcomes and errors call it. */
+  get name(): string {
+    return this.#source.name;
+  }
+
   get enabled(): boolean {
     return this.#source.enabled;
   }
@@ -74,35 +91,32 @@ export class GradScaler {
 
   /**
    * The loss times the scale, in float32 at least: 65536 does not fit into float16. Arrays of losses, nested or not, keep
-   * their structure.
+   * their structure. A loss whose gradients make no step has no part in any outcome.
    *
    * @throws BinadeError `option.invalid` for anything but floating tensors in arrays.
    */
   scale(loss: Tensor): ScaledLoss;
   scale<const T extends LossTree>(losses: T): Scaled<T>;
   scale(losses: LossTree): unknown {
-    const list = flattenLosses(losses);
-    const session = sessionOf(this);
-    for (const loss of list) {
-      session.lossFinite = session.lossFinite.and(nonFiniteCount(loss).equal(0));
-      session.lossNonZero = session.lossNonZero.or(loss.notEqual(0).cast("float32").sum().greater(0));
-    }
+    const [first] = flattenLosses(losses);
+    if (first !== undefined) this.#source.place(() => deviceOf([first.node], defaultDevice));
     return this.#scaleTree(losses);
   }
 
   #scaleTree(losses: LossTree): ScaledLoss | readonly unknown[] {
     if (!(losses instanceof Tensor)) return losses.map((loss) => this.#scaleTree(loss));
-    if (this.#source.isOne) return new ScaledLoss(losses, this, sessionOf(this));
+    if (this.#source.isOne) return new ScaledLoss(losses, losses, this, sessionOf(this));
     const wide = losses.dtype === "float64" ? losses : losses.cast("float32");
-    return new ScaledLoss(wide.mul(this.lossScale.cast(wide.dtype)), this, sessionOf(this));
+    return new ScaledLoss(wide.mul(this.lossScale.cast(wide.dtype)), losses, this, sessionOf(this));
   }
 
   /**
    * `x` itself, at a border between parameters of two scalers: its cotangent, which `from` scaled, goes on scaled by this
    * scaler. Everything that the parameters below the border give to the loss must pass through one; take their gradients
-   * with `scaledGradients(grads, parameters)`.
+   * with `scaledGradients(grads, parameters)`. A cotangent that arrives at the border infinite or NaN is an overflow of `from`,
+   * whose scale backs off; that of this scaler stays as it is.
    *
-   * @throws BinadeError `scaler.order` if both are the same scaler.
+   * @throws BinadeError `scaler.order` if both are the same scaler; `option.invalid` for no scaler, or no floating tensor.
    * @example
    * const hidden = lower.rescale(encoder.forward(x), upper);
    * const grads = gradients(upper.scale(crossEntropy(head.forward(hidden), y)), model);
@@ -110,25 +124,39 @@ export class GradScaler {
    *   lower.step(encoderOptimizer, lower.scaledGradients(grads, encoder))];
    */
   rescale(x: Tensor, from: GradScaler): Tensor {
+    requireScaler("rescale: from", from);
+    requireFloating("rescale: x", x);
     if (from === this) throw orderError("rescale: both sides of the border have the same scaler; it needs no border");
-    sessionOf(from).boundaries.push(x);
+    for (const scaler of [this, from]) scaler.#source.place(() => deviceOf([x.node], defaultDevice));
     const constant = x.detach();
     // x − x is +0, and y − 0 is y, −0 included. The product is differentiated in float32, where every ratio of scales fits.
     const nothing = constant.sub(x).cast("float32").mul(this.lossScale.div(from.lossScale));
-    return where(x.isFinite(), constant.sub(nothing.cast(x.dtype)), constant);
+    const above = where(x.isFinite(), constant.sub(nothing.cast(x.dtype)), constant);
+    noteBorder(above, { below: x, from, to: this });
+    return above;
   }
 
   /**
    * Gradients of a scaled loss that were computed by other means, such as sums over micro-batches kept in variables; or those
    * of `parameters` among the gradients of another scaler's loss, which came through `rescale`.
+   *
+   * @param losses of which they are, where `gradients` did not take them: without, no overflow is known to be one of the loss.
+   * @throws BinadeError `option.invalid` for anything but pairs of a variable and a tensor.
    */
   scaledGradients(
     entries: Iterable<readonly [Variable, Tensor]>,
     parameters?: Pick<Steppable, "parameters">,
+    losses: ScaledLoss | readonly ScaledLoss[] = [],
   ): Grads<"scaled"> {
+    const given = requireEntries("scaledGradients", entries);
+    if (parameters !== undefined) requireParameters("scaledGradients: parameters", parameters);
     const wanted = parameters === undefined ? null : new Set(parameters.parameters());
-    const own = [...entries].filter(([parameter]) => wanted === null || wanted.has(parameter));
-    return markGrads<"scaled">(own, { kind: "scaled", scalers: [this] });
+    const own = given.filter(([parameter]) => wanted === null || wanted.has(parameter));
+    const reached = own.map(([parameter]) => parameter);
+    const named = [losses].flat().map((loss) => factsOf(requireScaledLoss(loss), reached, new Map()));
+    // Whoever scaled them before, they came through this scaler.
+    const facts = [...(originOf(entries)?.losses ?? []), ...named].map((loss) => ({ ...loss, scaler: this }));
+    return markGrads<"scaled">(own, { kind: "scaled", scalers: [this], losses: facts });
   }
 
   /**
@@ -143,69 +171,30 @@ export class GradScaler {
   unscale(grads: Grads<"scaled">, optimizer?: Steppable): Grads<"true"> {
     const checked = this.#check(grads, optimizer);
     for (const [parameter, entry] of checked) sessionOf(this).checked.set(parameter, entry);
-    return this.#trueGradients(checked);
+    return this.#trueGradients(checked, grads);
   }
 
-  #trueGradients(checked: ReadonlyMap<Variable, Checked>): Grads<"true"> {
+  #trueGradients(checked: ReadonlyMap<Variable, Checked>, scaled: ReadonlyMap<Variable, Tensor>): Grads<"true"> {
     const entries = [...checked].map(([parameter, { gradient }]) => [parameter, gradient] as const);
-    return markGrads<"true">(entries, { kind: "unscaled", scalers: [this] });
+    const losses = originOf(scaled)?.losses ?? [];
+    return markGrads<"true">(entries, { kind: "unscaled", scalers: [this], losses });
   }
 
   #check(grads: ReadonlyMap<Variable, Tensor>, optimizer: Steppable | undefined): ReadonlyMap<Variable, Checked> {
-    this.#requireOrigin("unscale", grads, "scaled");
+    requireGrads("unscale", grads);
+    if (optimizer !== undefined) requireParameters("unscale: optimizer", optimizer);
+    requireOrigin(this, "unscale", grads, "scaled");
     const parameters = optimizer?.parameters() ?? [];
     const wanted = optimizer === undefined ? null : new Set(parameters);
     const entries = [...grads].filter(([parameter]) => wanted === null || wanted.has(parameter));
+    const own = entries.map(([parameter]) => parameter);
     requireGradients("unscale", entries, parameters);
-    this.#requireFresh(entries);
-    this.#requireAbove(entries);
+    requireFresh(sessionOf(this), own);
+    this.#source.requireOn(own);
+    requireAbove(this, originOf(grads)?.losses ?? [], own);
     const { isOne, checks } = this.#source;
     const lossScale = isOne ? null : this.lossScale;
     return new Map(entries.map(([parameter, scaled]) => [parameter, unscaleAndCheck(scaled, lossScale, checks)]));
-  }
-
-  #requireFresh(entries: readonly Entry[]): void {
-    const { checked, steppedParameters } = sessionOf(this);
-    const repeated = entries.map(([parameter]) => parameter).filter((p) => checked.has(p) || steppedParameters.has(p));
-    const [first] = repeated;
-    if (first === undefined) return;
-    const when = steppedParameters.has(first) ? "stepped" : "unscaled";
-    throw orderError(
-      `unscale: ${listNames(repeated.map(({ name }) => name))} was ${when} already; unscale its gradients once, pass on what unscale returns, and call update() at the end of the step`,
-    );
-  }
-
-  /** Gradients from below a border are scaled by the other scaler. */
-  #requireAbove(entries: readonly Entry[]): void {
-    const { boundaries } = sessionOf(this);
-    if (boundaries.length === 0) return;
-    const below = new Set(topological(boundaries.map(({ node }) => node)));
-    const foreign = entries.map(([parameter]) => parameter).filter((parameter) => below.has(parameter.node));
-    if (foreign.length === 0) return;
-    throw orderError(
-      `unscale: ${listNames(foreign.map(({ name }) => name))} lies below rescale(), where another scaler scales; unscale it there, and pass the optimizer of the other parameters here`,
-    );
-  }
-
-  #requireOrigin(subject: string, grads: ReadonlyMap<Variable, Tensor>, kind: "scaled" | "unscaled"): void {
-    const origin = originOf(grads);
-    if (origin === undefined && kind === "unscaled") return;
-    const names = listNames([...grads.keys()].map(({ name }) => name));
-    const of = `${subject}: the gradients of ${names === "" ? "no parameter" : names}`;
-    if (origin === undefined || origin.kind === "plain") {
-      throw orderError(
-        `${of} are not those of a loss that this scaler scaled; write gradients(scaler.scale(loss), model)`,
-      );
-    }
-    if (!origin.scalers.includes(this))
-      throw orderError(`${of} belong to another scaler; use one scaler for a loss and its gradients`);
-    if (origin.kind !== kind)
-      throw orderError(
-        `${of} are ${origin.kind === "scaled" ? "still scaled" : "unscaled already"}; unscale them once`,
-      );
-    // The scale that they have is that of another step: divided by today's they would be wrong by their ratio.
-    if (origin.session !== undefined && origin.session !== sessionOf(this))
-      throw orderError(`${of} were scaled before the last update(); scale the loss again after it`);
   }
 
   /**
@@ -218,72 +207,81 @@ export class GradScaler {
    * not scaled; `gradient.missing` if none belongs to the optimizer; `value.range` for a bad option; otherwise as `unscale`.
    */
   step(optimizer: Steppable, grads: Grads<"scaled"> | Grads<"true">, options: StepOptions = {}): StepOutcome {
-    requireKnownKeys("step", options, ["checkGradients", "skipNormAbove", "skipZeroGradients"]);
-    requireBoolean("step: checkGradients", options.checkGradients);
-    requireBoolean("step: skipZeroGradients", options.skipZeroGradients);
-    if (options.skipNormAbove !== undefined)
-      requireNumber("step: skipNormAbove", options.skipNormAbove, isPositive, "a finite number > 0");
+    requireSteppable("step: optimizer", optimizer);
+    requireGrads("step", grads);
+    requireStepOptions(options);
     const isScaled = originOf(grads)?.kind === "scaled";
-    const scalers = isScaled ? [this] : this.#scalersOf(grads);
+    const scalers = isScaled ? [this] : this.#scalersOf(grads, optimizer);
     if (scalers.some((scaler) => sessionOf(scaler).stepped.has(optimizer)))
       throw orderError(
         `step: the optimizer of ${listNames(optimizer.parameters().map(({ name }) => name))} stepped already since the last update(); call update() once per step`,
       );
     const fresh = isScaled ? this.#check(grads, optimizer) : null;
-    const trueGrads = fresh === null ? this.#acceptTrue(grads) : this.#trueGradients(fresh);
+    const trueGrads = fresh === null ? this.#acceptTrue(grads) : this.#trueGradients(fresh, grads);
     const entries = optimizer.parameters().flatMap((parameter): Entry[] => {
       const gradient = trueGrads.get(parameter);
       return gradient === undefined ? [] : [[parameter, gradient]];
     });
     requireGradients("step", entries, optimizer.parameters());
-    const judgement = this.#judge(entries, scalers, fresh, options);
+    const losses = lossesOf(trueGrads, entries);
+    const tables = fresh === null ? scalers.map((scaler) => sessionOf(scaler).checked) : [fresh];
+    const shares = GradScaler.#sharesOf(scalers, tables, entries, losses);
+    const { checkGradients = true } = options;
+    const judgement = judge({
+      entries,
+      found: entries.map(([parameter]) => tables.flatMap((table) => table.get(parameter) ?? [])),
+      again: checkGradients,
+      shares: [...shares.values()],
+      losses,
+      skipNormAbove: options.skipNormAbove,
+      skipZeroGradients: options.skipZeroGradients ?? false,
+    });
     const updates = [...optimizer.updates(trueGrads)];
     for (const [variable, value] of updates) variable.assign(where(judgement.applied, value, variable.read()));
     decideStep(judgement.applied);
     for (const scaler of scalers) scaler.#noteStep(optimizer, entries, scalers.length === 1 ? judgement.finite : null);
     for (const [parameter, entry] of fresh ?? []) sessionOf(this).checked.set(parameter, entry);
-    return this.#outcome(judgement, entries);
+    for (const [scaler, { passedOn, received }] of shares) {
+      if (passedOn !== null) sessionOf(scaler).passedOn.push(passedOn);
+      if (received !== null) sessionOf(scaler).received.push(received);
+    }
+    const outcome = this.#outcome(judgement, entries, [...shares.keys()]);
+    computeWithNextRun([...outcomeTensors(outcome), ...losses.flatMap(({ loss }) => loss ?? [])]);
+    return outcome;
   }
 
-  #scalersOf(grads: ReadonlyMap<Variable, Tensor>): readonly GradScaler[] {
-    const found = originOf(grads)?.scalers.filter((scaler) => scaler instanceof GradScaler) ?? [];
+  /** Those that had a part in the optimizer's gradients. */
+  #scalersOf(grads: ReadonlyMap<Variable, Tensor>, optimizer: Steppable): readonly GradScaler[] {
+    const all = originOf(grads)?.scalers.filter((scaler) => scaler instanceof GradScaler) ?? [];
+    const found = all.filter((scaler) => optimizer.parameters().some((p) => sessionOf(scaler).checked.has(p)));
     return found.length === 0 ? [this] : found;
   }
 
   #acceptTrue(grads: ReadonlyMap<Variable, Tensor>): Grads<"true"> {
     const origin = originOf(grads);
-    if (!this.#source.isOne || origin?.kind === "unscaled") this.#requireOrigin("step", grads, "unscaled");
+    if (!this.#source.isOne || origin?.kind === "unscaled") requireOrigin(this, "step", grads, "unscaled");
     return markGrads<"true">(grads, origin);
   }
 
-  #judge(
-    entries: readonly Entry[],
+  /** The part of every scaler: of those whose gradients are summed, and of those from which they came over borders. */
+  static #sharesOf(
     scalers: readonly GradScaler[],
-    fresh: ReadonlyMap<Variable, Checked> | null,
-    { checkGradients = true, skipNormAbove, skipZeroGradients = false }: StepOptions,
-  ): Judgement {
-    const tables = fresh === null ? scalers.map((scaler) => sessionOf(scaler).checked) : [fresh];
-    const sessions = scalers.map((scaler) => sessionOf(scaler));
-    const usable = scalers.flatMap((scaler) => scaler.#usable() ?? []);
-    return judge({
-      entries,
-      found: entries.map(([parameter]) => tables.flatMap((table) => table.get(parameter) ?? [])),
-      again: checkGradients,
-      lossFinite: sessions.map(({ lossFinite }) => lossFinite).reduce((a, b) => a.and(b)),
-      lossNonZero: sessions.map(({ lossNonZero }) => lossNonZero).reduce((a, b) => a.or(b)),
-      usable: usable.length === 0 ? null : usable.reduce((a, b) => a.and(b)),
-      skipNormAbove,
-      skipZeroGradients,
-    });
-  }
-
-  /** bool scalar: the scale and its reciprocal are normal numbers; null where its bounds see to it. */
-  #usable(): Tensor | null {
-    const { floor, ceiling } = this.#source;
-    const { least, greatest } = USABLE_SCALES;
-    if (floor >= least && ceiling <= greatest) return null;
-    const scale = this.lossScale;
-    return scale.greaterEqual(least).and(scale.lessEqual(greatest));
+    tables: readonly ReadonlyMap<Variable, Checked>[],
+    entries: readonly Entry[],
+    losses: readonly LossFacts[],
+  ): ReadonlyMap<GradScaler, Share> {
+    const shares = new Map<GradScaler, Share>();
+    for (const [i, scaler] of scalers.entries()) {
+      const checked = entries.flatMap(([parameter]) => tables[i]?.get(parameter) ?? []);
+      const own = scalers.length === 1 ? losses : losses.filter((loss) => loss.scaler === scaler);
+      for (const { scaler: one, passedOn, received } of passagesTo(scaler, own)) {
+        if (!(one instanceof GradScaler)) continue;
+        const found = one === scaler ? checked : [];
+        const share = { checked: found, losses: own, usable: one.#source.usable(), passedOn, received };
+        shares.set(one, bothShares(shares.get(one), share));
+      }
+    }
+    return shares;
   }
 
   /** @param finite whether the gradients were finite; null: among several scalers, each answers for its own. */
@@ -294,16 +292,23 @@ export class GradScaler {
     for (const [parameter, gradient] of entries) session.steppedParameters.set(parameter, gradient);
   }
 
-  #outcome({ applied, verdict, blame }: Judgement, entries: readonly Entry[]): StepOutcome {
+  #outcome(
+    { applied, verdict, blame, verdicts }: Judgement,
+    entries: readonly Entry[],
+    scalers: readonly GradScaler[],
+  ): StepOutcome {
+    const parameters = entries.map(([parameter]) => parameter.name);
+    const parts = scalers.map((scaler, i) => ({ scaler, name: scaler.name, verdict: verdicts[i] ?? verdict }));
+    const several = parts.length === 1 ? [] : parts.map(({ scaler, ...part }) => scaler.#withMove(part));
+    return this.#withMove({ applied, verdict, blame, parameters, scalers: several });
+  }
+
+  /** Adds how the scale moves: known at update(), which comes after the last step and before a compiled function returns. */
+  #withMove<T extends object>(facts: T): T & ScaleMove {
     const before = this.lossScale;
     const session = sessionOf(this);
-    return {
-      applied,
-      verdict,
-      blame,
-      parameters: entries.map(([parameter]) => parameter.name),
+    const move: ScaleMove = {
       lossScaleBefore: before,
-      // Known at update(), which comes after the last step and before a compiled function returns.
       get lossScaleAfter() {
         return session.after?.lossScale ?? before;
       },
@@ -312,6 +317,7 @@ export class GradScaler {
       },
       lossScaleFloor: this.#source.floor,
     };
+    return Object.assign(move, facts);
   }
 
   /**
@@ -327,13 +333,15 @@ export class GradScaler {
       throw orderError(`update: no optimizer stepped since the last update()${waiting}; call step() first`);
     }
     const unstepped = [...session.checked].filter(([parameter]) => !session.steppedParameters.has(parameter));
-    const flags = [...session.stepped.values()];
+    const flags = [...session.stepped.values(), ...session.passedOn];
     if (unstepped.length > 0) flags.push(allCheckedFinite(unstepped.map(([, checked]) => checked)));
     const exhausted = this.#source.move({
       finite: flags.reduce((all, flag) => all.and(flag)),
       largest: () => largestMagnitude(trueGradients(session)),
+      holds: allOf(session.received),
     });
     session.after = { lossScale: this.lossScale, exhausted };
+    computeWithNextRun([session.after.lossScale, ...(exhausted === null ? [] : [exhausted])]);
     restartSession(this);
     endStep();
   }
@@ -379,19 +387,10 @@ export class GradScaler {
   }
 }
 
-/** What the step's gradients were before anything was made of them, where they came through `unscale`. */
-const trueGradients = ({ checked, steppedParameters }: Session): readonly Tensor[] => [
-  ...[...checked.values()].map(({ gradient }) => gradient),
-  ...[...steppedParameters].flatMap(([parameter, gradient]) => (checked.has(parameter) ? [] : [gradient])),
-];
-
-const isBusy = ({ checked, stepped }: Session): boolean => checked.size > 0 || stepped.size > 0;
-
-function flattenLosses(losses: LossTree): readonly Tensor[] {
-  if (losses instanceof Tensor && isFloat(losses.dtype)) return [losses];
-  if (Array.isArray(losses)) return losses.flatMap(flattenLosses);
+export function requireScaler(subject: string, value: unknown): asserts value is GradScaler {
+  if (value instanceof GradScaler) return;
   throw new BinadeError(
     "option.invalid",
-    `scale: expected a floating tensor or arrays of them, got ${String(losses)}; pass the loss itself`,
+    `${subject}: expected a GradScaler, got ${showValue(value)}; pass new GradScaler(…), the one that scales the loss`,
   );
 }

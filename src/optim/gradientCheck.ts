@@ -3,6 +3,7 @@ import type { CheckedValues } from "../precision/scalePresets.ts";
 import { full } from "../tensor/create.ts";
 import { nonFiniteCount } from "../tensor/finite.ts";
 import { concatenate, where } from "../tensor/functions.ts";
+import type { LossFacts } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import { type SkipReason, verdictOf } from "./outcome.ts";
@@ -48,6 +49,32 @@ export const largestMagnitude = (gradients: readonly Tensor[]): Tensor =>
     .map((gradient) => gradient.cast("float32").abs().max())
     .reduce((a, b) => a.maximum(b), full([], 0));
 
+/** The part of one scaler in a step. */
+export interface Share {
+  /** What it found in the gradients that it scaled, where its `unscale` or `step` has looked at them. */
+  readonly checked: readonly Checked[];
+  /** Losses that it scaled, or whose gradients came through it. */
+  readonly losses: readonly LossFacts[];
+  /** bool scalar: its scale can be divided by; null where that is certain. */
+  readonly usable: Tensor | null;
+  /** bool scalar: gradients that it scaled were finite where they went on to another scaler; null if they did not. */
+  readonly passedOn: Tensor | null;
+  /** bool scalar: what it got from another scaler was finite; null if it got nothing. */
+  readonly received: Tensor | null;
+}
+
+/** What one scaler did in two ways: its own gradients, and those that it handed down. */
+export function bothShares(a: Share | undefined, b: Share): Share {
+  if (a === undefined) return b;
+  return {
+    checked: [...a.checked, ...b.checked],
+    losses: [...new Set([...a.losses, ...b.losses])],
+    usable: b.usable,
+    passedOn: allOf([a.passedOn, b.passedOn].flatMap((flag) => flag ?? [])),
+    received: allOf([a.received, b.received].flatMap((flag) => flag ?? [])),
+  };
+}
+
 /** What a step is judged by. */
 export interface Evidence {
   readonly entries: readonly Entry[];
@@ -55,11 +82,10 @@ export interface Evidence {
   readonly found: readonly (readonly Checked[])[];
   /** Whether gradients that were changed since `unscale` are checked once more. */
   readonly again: boolean;
-  /** bool scalars of the session: the losses were finite, and one was not 0. */
-  readonly lossFinite: Tensor;
-  readonly lossNonZero: Tensor;
-  /** bool scalar: the scale can be divided by; null where that is certain. */
-  readonly usable: Tensor | null;
+  /** One per scaler that had a part in the gradients. */
+  readonly shares: readonly Share[];
+  /** Of which losses the gradients are; none if that is not known. */
+  readonly losses: readonly LossFacts[];
   readonly skipNormAbove: number | undefined;
   readonly skipZeroGradients: boolean;
 }
@@ -70,6 +96,8 @@ export interface Judgement {
   readonly verdict: Tensor;
   readonly blame: Tensor;
   readonly finite: Tensor;
+  /** The verdict on every share: 0 unless it made the step skip. What only the sum of all shows is everybody's. */
+  readonly verdicts: readonly Tensor[];
 }
 
 /** A reason to skip, in the order of precedence, and whom it blames. */
@@ -81,13 +109,13 @@ interface Finding {
 
 /** Judges a step on the device. */
 export function judge(evidence: Evidence): Judgement {
-  const { entries, lossFinite, usable } = evidence;
+  const { entries, losses, shares } = evidence;
   const none = full([entries.length], 0);
   const { finite, blame: nonFinite } = findNonFinite(evidence);
-  const overflow = where(lossFinite, code("gradientOverflow"), code("forwardOverflow"));
+  const usable = allOf(shares.flatMap((share) => share.usable ?? []));
   const findings: readonly Finding[] = [
     ...(usable === null ? [] : [{ holds: usable.not(), verdict: code("scaleOutOfRange"), blame: none }]),
-    { holds: finite.not(), verdict: overflow, blame: nonFinite },
+    { holds: finite.not(), verdict: overflowOf(losses), blame: nonFinite },
     ...findNorm(evidence),
     ...findZeros(evidence),
   ];
@@ -100,7 +128,35 @@ export function judge(evidence: Evidence): Judgement {
     }),
     passed,
   );
-  return { applied: holds.not(), verdict, blame, finite };
+  return { applied: holds.not(), verdict, blame, finite, verdicts: verdictsOn(shares, verdict) };
+}
+
+/** The conjunction of bool scalars; null of none. */
+export function allOf(flags: readonly Tensor[]): Tensor | null {
+  const [first, ...rest] = flags;
+  return first === undefined ? null : rest.reduce((all, flag) => all.and(flag), first);
+}
+
+/** Which overflow it is: of the loss itself, or of gradients alone. Of gradients of unknown losses it is the latter. */
+function overflowOf(losses: readonly LossFacts[]): Tensor {
+  const finite = allOf(losses.map((loss) => loss.finite));
+  return finite === null ? code("gradientOverflow") : where(finite, code("gradientOverflow"), code("forwardOverflow"));
+}
+
+function verdictsOn(shares: readonly Share[], verdict: Tensor): readonly Tensor[] {
+  if (shares.length === 1) return [verdict];
+  const own = shares.map(verdictOn);
+  const nobody = own.reduce((none, one) => none.and(one.equal(0)), full([], 1, "bool"));
+  return own.map((one) => where(nobody, verdict, one));
+}
+
+/** What is wrong with one share, whatever the others are. What came broken from another scaler is that one's. */
+function verdictOn({ checked, losses, usable, passedOn, received }: Share): Tensor {
+  const clean = full([], 0, "int32");
+  const finite = allOf([...(checked.length === 0 ? [] : [allCheckedFinite(checked)]), ...(passedOn ? [passedOn] : [])]);
+  const overflow = finite === null ? clean : where(finite, clean, overflowOf(losses));
+  const own = received === null ? overflow : where(received, overflow, clean);
+  return usable === null ? own : where(usable, own, code("scaleOutOfRange"));
 }
 
 /**
@@ -140,9 +196,12 @@ function findNorm(evidence: Evidence): readonly Finding[] {
 function findZeros(evidence: Evidence): readonly Finding[] {
   if (!evidence.skipZeroGradients) return [];
   const nonZero = sumOf(unclipped(evidence).map((gradient) => gradient.notEqual(0).cast("float32").sum()));
+  // A loss that is not known is taken for one that is not 0.
+  const [first, ...rest] = evidence.losses.map((loss) => loss.nonZero);
+  const lossNonZero = first === undefined ? full([], 1, "bool") : rest.reduce((any, one) => any.or(one), first);
   return [
     {
-      holds: nonZero.equal(0).and(evidence.lossNonZero),
+      holds: nonZero.equal(0).and(lossNonZero),
       verdict: code("underflow"),
       blame: full([evidence.entries.length], 1),
     },

@@ -1,5 +1,5 @@
 /** Lion: steps of one size in every element, by the sign of an interpolated momentum. */
-import { requireNumber } from "../precision/options.ts";
+import { requirePair } from "./arguments.ts";
 import { type CommonOptions, Optimizer, type ParameterSource, type Rule, STORAGE } from "./optimizer.ts";
 
 export interface LionOptions extends CommonOptions {
@@ -23,9 +23,7 @@ const RULE: Rule<Settings> = {
   name: "Lion",
   defaults: { lr: 1e-4, weightDecay: 0, ...STORAGE, betas: [0.9, 0.99] },
   check: ({ betas }) => {
-    for (const [i, beta] of [betas[0], betas[1]].entries()) {
-      requireNumber(`Lion: betas[${i}]`, beta, (v) => v >= 0 && v < 1, "a number from 0 to less than 1");
-    }
+    requirePair("Lion: betas", betas, (v) => v >= 0 && v < 1, "a number from 0 to less than 1");
   },
   slots: (_, shape) => [{ name: "m", shape, signed: true }],
   update: ({ weight, gradient, slots: { m = gradient }, lr, settings: { betas, weightDecay } }) => {

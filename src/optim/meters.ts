@@ -1,14 +1,15 @@
 /** Meters: where gradients lie in the range of 16 bits, and how many updates a 16-bit weight would lose. Values of the step, read late. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { type HalfDType, isFloat } from "../formats/index.ts";
-import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireFields, requireKnownKeys } from "../precision/options.ts";
 import { EXPONENTS, histogramOf } from "../tensor/exponents.ts";
 import { RANGE_COUNTS, type RangeShares, rangeCounts, rangeShares } from "../tensor/float16-range.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
 import { realize } from "../tensor/realize.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import type { Variable } from "../tensor/variable.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import { Variable } from "../tensor/variable.ts";
+import { requireGrads, requireSteppable } from "./arguments.ts";
 import type { Steppable } from "./optimizer.ts";
 
 /** Meters of some tensors in a plain object, which a compiled function may return; `readMeters` reads it. */
@@ -57,9 +58,7 @@ export function meterValues(
   requireKnownKeys("meterValues", options, ["histograms"]);
   const { histograms = false } = options;
   requireBoolean("meterValues: histograms", histograms);
-  const entries = [...(values as Iterable<readonly [string | Variable, Tensor]>)].map(
-    ([key, tensor]) => [typeof key === "string" ? key : key.name, tensor] as const,
-  );
+  const entries = namedTensors(values);
   if (entries.length === 0)
     throw new BinadeError("option.invalid", "meterValues: expected at least one tensor, got none; pass gradients");
   const whole = entries.find(([, { dtype }]) => !isFloat(dtype));
@@ -76,6 +75,20 @@ export function meterValues(
     counts: concatenate(tensors.flatMap((tensor) => rangeCounts(tensor).map((scalar) => scalar.reshape([1])))),
     histograms: histograms ? concatenate(tensors.map((tensor) => histogramOf(tensor).reshape([1, EXPONENTS]))) : null,
   };
+}
+
+function namedTensors(values: unknown): readonly (readonly [string, Tensor])[] {
+  const isIterable = typeof values === "object" && values !== null && Symbol.iterator in values;
+  const given: readonly unknown[] = isIterable ? [...(values as Iterable<unknown>)] : [values];
+  return given.map((entry) => {
+    const [key, tensor] = Array.isArray(entry) ? entry : [entry, undefined];
+    const name = key instanceof Variable ? key.name : key;
+    if (typeof name === "string" && tensor instanceof Tensor) return [name, tensor] as const;
+    throw new BinadeError(
+      "option.invalid",
+      `meterValues: expected gradients, or pairs of a name and a tensor, got ${showValue(entry)}; pass gradients(loss, model)`,
+    );
+  });
 }
 
 /** Lost updates by parameter, in a plain object that a compiled function may return. */
@@ -112,6 +125,8 @@ export function meterUpdates(optimizer: Steppable, grads: Grads<"true">, dtype: 
       `meterUpdates: dtype is ${got}, expected "float16" or "bfloat16"; give one`,
     );
   }
+  requireSteppable("meterUpdates: optimizer", optimizer);
+  requireGrads("meterUpdates", grads);
   const parameters = new Set(optimizer.parameters());
   const updates = [...optimizer.updates(grads)].filter(
     ([variable]) => parameters.has(variable) && variable.dtype === "float32",
@@ -137,7 +152,9 @@ export function meterUpdates(optimizer: Steppable, grads: Grads<"true">, dtype: 
 }
 
 /** Reads meters: one reading per tensor; of one without elements every share is 0. */
-export async function readMeters({ names, sizes, counts, histograms }: Meters): Promise<readonly MeterReading[]> {
+export async function readMeters(meters: Meters): Promise<readonly MeterReading[]> {
+  requireFields("readMeters", meters, ["names", "sizes", "counts", "histograms"], "meterValues");
+  const { names, sizes, counts, histograms } = meters;
   await realize([counts, ...(histograms === null ? [] : [histograms])].map(({ node }) => node));
   const all = await counts.data();
   const binades = histograms === null ? null : await histograms.data();
@@ -153,7 +170,9 @@ export async function readMeters({ names, sizes, counts, histograms }: Meters): 
 }
 
 /** Reads the meters of updates: one reading per parameter. */
-export async function readUpdateMeters({ names, changed, lost }: UpdateMeters): Promise<readonly UpdateReading[]> {
+export async function readUpdateMeters(meters: UpdateMeters): Promise<readonly UpdateReading[]> {
+  requireFields("readUpdateMeters", meters, ["names", "changed", "lost"], "meterUpdates");
+  const { names, changed, lost } = meters;
   await realize([changed.node, lost.node]);
   const [all, gone] = [await changed.data(), await lost.data()];
   return names.map((name, i) => {

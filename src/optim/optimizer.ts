@@ -1,15 +1,17 @@
 /** What all optimizers share: parameter groups, state variables, the applied clock, and the step as a list of assignments. */
-import { BinadeError, listNames } from "../errors.ts";
+import { BinadeError, listNames, showValue } from "../errors.ts";
 import { philoxKey } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
-import type { Shape } from "../ops/shape.ts";
+import { type Shape, showShape } from "../ops/shape.ts";
 import { isNonNegativeSingle, requireKnownKeys, requireNumber, withoutUndefined } from "../precision/options.ts";
 import { arange, full } from "../tensor/create.ts";
 import { decideStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, originOf, type Parameters, parametersOf } from "../tensor/gradients.ts";
+import { computeWithNextRun } from "../tensor/realize.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { HostNumber, Variable } from "../tensor/variable.ts";
+import { requireGrads } from "./arguments.ts";
 import { type Draw, Entry } from "./entry.ts";
 import { type Grouped, groupsOf, requireDistinct } from "./groups.ts";
 import { STATE_FORMS, type StateDType, type StateSlot } from "./states.ts";
@@ -121,9 +123,9 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
   constructor(rule: Rule<S>, source: ParameterSource<Partial<S>>, options: Partial<S>) {
     this.#rule = rule;
     requireKnownKeys(rule.name, options, Object.keys(rule.defaults));
-    this.#seed = philoxKey(options.seed ?? rule.defaults.seed);
+    this.#seed = philoxKey(options.seed === undefined ? rule.defaults.seed : options.seed);
     let position = 0;
-    this.#groups = groupsOf(source).map((group) => this.#makeGroup(group, options, () => position++));
+    this.#groups = groupsOf(rule.name, source).map((group) => this.#makeGroup(group, options, () => position++));
     requireDistinct(rule.name, this.parameters());
     this.#requireUse();
     this.#steps = new Variable("step", [], "int32", undefined, this.parameters()[0]?.device);
@@ -215,7 +217,14 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
   }
 
   #rateOf(lr: HostNumber | Schedule): Tensor {
-    return lr instanceof HostNumber ? lr.read() : lr(this.#steps.read().cast("float32"));
+    if (lr instanceof HostNumber) return lr.read();
+    const rate: unknown = lr(this.#steps.read().cast("float32"));
+    if (rate instanceof Tensor && rate.dtype === "float32" && rate.shape.length === 0) return rate;
+    const got = rate instanceof Tensor ? `${rate.dtype} ${showShape(rate.shape)}` : showValue(rate);
+    throw new BinadeError(
+      "option.invalid",
+      `${this.#rule.name}: lr: expected a float32 scalar tensor from the schedule, got ${got}; write (step) => step.mul(…), or give a number instead of a schedule`,
+    );
   }
 
   /** Applied steps so far, an int32 scalar; skipped steps do not count. */
@@ -254,6 +263,7 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
    */
   updates(grads: Grads<"true">): readonly (readonly [Variable, Tensor])[] {
     const { name } = this.#rule;
+    requireGrads(name, grads);
     if (originOf(grads)?.kind === "scaled") {
       const sentence = `${name}: the gradients of ${listNames([...grads.keys()].map((p) => p.name))} are scaled`;
       throw new BinadeError("scaler.order", `${sentence}; pass what GradScaler.unscale returns`);
@@ -305,6 +315,7 @@ export class Optimizer<S extends Required<CommonOptions>> implements Steppable {
   apply(grads: Grads<"true">): void {
     for (const [variable, value] of this.updates(grads)) variable.assign(value);
     decideStep(null);
+    computeWithNextRun((originOf(grads)?.losses ?? []).flatMap(({ loss }) => loss ?? []));
   }
 }
 

@@ -1,11 +1,12 @@
 /** A first loss scale from a look at some batches, instead of the steps that a scale too high would waste. */
-import { BinadeError } from "../errors.ts";
-import { isNonNegative, isPositive, requireKnownKeys, requireNumber } from "../precision/options.ts";
+import { BinadeError, showValue } from "../errors.ts";
+import { isNonNegative, isPositive, requireFunction, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
 import { allFinite } from "../tensor/finite.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import { requireGrads } from "./arguments.ts";
 
 export interface ProbeOptions {
   /** Binades below the largest scale that overflows nowhere, ≥ 0. Default 1. */
@@ -41,6 +42,8 @@ export async function probeLossScale<A extends readonly Tensor[]>(
   batches: readonly A[],
   options: ProbeOptions = {},
 ): Promise<number> {
+  requireFunction("probeLossScale: step", step);
+  requireBatches(batches);
   requireKnownKeys("probeLossScale", options, ["headroom", "floor", "ceiling"]);
   const { headroom = 1, floor = 2 ** -14, ceiling = 2 ** 24 } = options;
   requireNumber("probeLossScale: headroom", headroom, isNonNegative, "a finite number ≥ 0");
@@ -60,6 +63,15 @@ export async function probeLossScale<A extends readonly Tensor[]>(
   return 2 ** Math.max(least, best - Math.ceil(headroom));
 }
 
+function requireBatches(batches: unknown): void {
+  const isTensors = (batch: unknown): boolean => Array.isArray(batch) && batch.every((one) => one instanceof Tensor);
+  if (Array.isArray(batches) && batches.every(isTensors)) return;
+  throw new BinadeError(
+    "option.invalid",
+    `probeLossScale: batches: expected a list of batches, each a list of tensors, got ${showValue(batches)}; pass [[x, y], …]`,
+  );
+}
+
 function exponentOf(name: string, value: number): number {
   requireNumber(`probeLossScale: ${name}`, value, isPositive, "a finite number > 0");
   const exponent = Math.log2(value);
@@ -70,7 +82,8 @@ function exponentOf(name: string, value: number): number {
 
 function scaledBy<A extends readonly Tensor[]>(scale: Tensor, step: ProbedStep<A>, batch: A): Grads<"scaled"> {
   const probe = {};
-  const grads = step((loss) => new ScaledLoss(loss.cast("float32").mul(scale), probe, probe), ...batch);
+  const grads = step((loss) => new ScaledLoss(loss.cast("float32").mul(scale), loss, probe, probe), ...batch);
+  requireGrads("probeLossScale: the gradients that step returned", grads);
   const origin = originOf(grads);
   if (origin?.kind === "scaled" && origin.scalers.includes(probe)) return markGrads(grads, origin);
   const sentence = "probeLossScale: the gradients are not those of the scaled loss";

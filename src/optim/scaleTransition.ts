@@ -3,6 +3,8 @@ import { BinadeError } from "../errors.ts";
 import { countingMachine } from "../precision/lossScale.ts";
 import { fieldOf, type MachineState, type ScaleMachine, type Seen } from "../precision/scaleMachine.ts";
 import type { LossScaleRule } from "../precision/scalePresets.ts";
+import type { Device } from "../tensor/device.ts";
+import { defaultDevice } from "../tensor/devices.ts";
 import { where } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
@@ -22,11 +24,12 @@ export const deviceMachine = (rule: LossScaleRule): ScaleMachine =>
 export class ScaleVariables {
   readonly #variables: ReadonlyMap<string, Variable>;
 
-  constructor({ fields }: ScaleMachine) {
+  /** @param prefix begins the names */
+  constructor({ fields }: ScaleMachine, prefix = "", device: Device = defaultDevice()) {
     this.#variables = new Map(
       fields.map(({ name, dtype, initial }) => {
         const values = dtype === "float32" ? new Float32Array([initial]) : new Int32Array([initial]);
-        return [name, new Variable(`lossScale.${name}`, [], dtype, values)];
+        return [name, new Variable(`${prefix}lossScale.${name}`, [], dtype, values, device)];
       }),
     );
   }
@@ -44,11 +47,15 @@ export class ScaleVariables {
     return Object.fromEntries([...this.#variables].map(([name, variable]) => [name, variable.read()]));
   }
 
-  /** Assigns the next state; the condition under which the run is over, if the machine has one. */
-  move(machine: ScaleMachine, seen: Seen<Tensor>): Tensor | null {
-    const { state, exhausted } = machine.next<Tensor>(this.read(), seen, where);
-    for (const [name, variable] of this.#variables) variable.assign(fieldOf(state, name));
-    return exhausted;
+  /** Assigns the next state where `holds` (null: always); the condition under which the run is over, if the machine has one. */
+  move(machine: ScaleMachine, seen: Seen<Tensor>, holds: Tensor | null = null): Tensor | null {
+    const before = this.read();
+    const { state, exhausted } = machine.next<Tensor>(before, seen, where);
+    for (const [name, variable] of this.#variables) {
+      const next = fieldOf(state, name);
+      variable.assign(holds === null ? next : where(holds, next, fieldOf(before, name)));
+    }
+    return exhausted === null || holds === null ? exhausted : exhausted.and(holds);
   }
 
   /** The stored values, by field. */
@@ -60,18 +67,31 @@ export class ScaleVariables {
   /**
    * Overwrites every field; all are checked before any is written.
    *
-   * @throws BinadeError `scaler.state` unless `saved` has a number for every field, an integer ≥ 0 for the counters.
+   * @throws BinadeError `scaler.state` as `wordsOf`.
    */
   async load(saved: MachineState<number>): Promise<void> {
     const writes = [...this.#variables].map(
-      ([name, variable]) => [variable, bytesOf(variable, name, saved[name])] as const,
+      ([name, variable]) => [variable, wordsOf(name, variable.dtype === "int32", saved[name])] as const,
     );
-    for (const [variable, bytes] of writes) await variable.load(bytes);
+    for (const [variable, words] of writes) await variable.load(new Uint8Array(words.buffer));
   }
 }
 
-function bytesOf(variable: Variable, name: string, value: number | undefined): Uint8Array {
-  const isInteger = variable.dtype === "int32";
+/**
+ * The machine whose first state is a saved one.
+ *
+ * @throws BinadeError `scaler.state` as `wordsOf`.
+ */
+export const startingFrom = (machine: ScaleMachine, saved: MachineState<number>): ScaleMachine => ({
+  ...machine,
+  fields: machine.fields.map((field) => {
+    const [initial = field.initial] = wordsOf(field.name, field.dtype === "int32", saved[field.name]);
+    return { ...field, initial };
+  }),
+});
+
+/** A saved number as its variable stores it; `scaler.state` unless it is a number, of counters an integer ≥ 0. */
+function wordsOf(name: string, isInteger: boolean, value: number | undefined): Float32Array | Int32Array {
   const fits = isInteger
     ? Number.isInteger(value) && Number(value) >= 0 && Number(value) < 2 ** 31
     : typeof value === "number";
@@ -80,6 +100,5 @@ function bytesOf(variable: Variable, name: string, value: number | undefined): U
     const sentence = `load: ${name}: expected ${expected}, got ${String(value)}`;
     throw new BinadeError("scaler.state", `${sentence}; load what state() of the same kind of scaler returned`);
   }
-  const words = isInteger ? new Int32Array([Number(value)]) : new Float32Array([Number(value)]);
-  return new Uint8Array(words.buffer);
+  return isInteger ? new Int32Array([Number(value)]) : new Float32Array([Number(value)]);
 }

@@ -1,6 +1,6 @@
 /** What a scaler remembers between two updates, one memory per recording, and the checks on it. */
 import { BinadeError, listNames } from "../errors.ts";
-import { full } from "../tensor/create.ts";
+import { originOf } from "../tensor/gradients.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { currentTrace, type Trace } from "../tensor/trace.ts";
 import type { Variable } from "../tensor/variable.ts";
@@ -14,12 +14,10 @@ export interface Session {
   readonly stepped: Map<Steppable, Tensor>;
   /** Parameters of these with the gradients of their steps. */
   readonly steppedParameters: Map<Variable, Tensor>;
-  /** Tensors below which cotangents are scaled by another scaler, see `GradScaler.rescale`. */
-  readonly boundaries: Tensor[];
-  /** bool scalar: all losses were finite before they were scaled. */
-  lossFinite: Tensor;
-  /** bool scalar: one of the losses was not 0. */
-  lossNonZero: Tensor;
+  /** What steps of other scalers got from this one was finite, one bool scalar for each. */
+  readonly passedOn: Tensor[];
+  /** What steps got from other scalers, over borders, was finite: otherwise nothing is known of this scale. */
+  readonly received: Tensor[];
   /** What `update` left: the scale of the next step, and whether the run is over. */
   after: { readonly lossScale: Tensor; readonly exhausted: Tensor | null } | null;
 }
@@ -28,9 +26,8 @@ const newSession = (): Session => ({
   checked: new Map(),
   stepped: new Map(),
   steppedParameters: new Map(),
-  boundaries: [],
-  lossFinite: full([], 1, "bool"),
-  lossNonZero: full([], 0, "bool"),
+  passedOn: [],
+  received: [],
   after: null,
 });
 
@@ -59,6 +56,50 @@ export function restartSession(scaler: object): Session {
 }
 
 export const orderError = (message: string): BinadeError => new BinadeError("scaler.order", message);
+
+/** Whether gradients of the present scale are under way. */
+export const isBusy = ({ checked, stepped }: Session): boolean => checked.size > 0 || stepped.size > 0;
+
+/** What the step's gradients were before anything was made of them, where they came through `unscale`. */
+export const trueGradients = ({ checked, steppedParameters }: Session): readonly Tensor[] => [
+  ...[...checked.values()].map(({ gradient }) => gradient),
+  ...[...steppedParameters].flatMap(([parameter, gradient]) => (checked.has(parameter) ? [] : [gradient])),
+];
+
+/** Each parameter once between updates. */
+export function requireFresh({ checked, steppedParameters }: Session, parameters: readonly Variable[]): void {
+  const repeated = parameters.filter((p) => checked.has(p) || steppedParameters.has(p));
+  const [first] = repeated;
+  if (first === undefined) return;
+  const when = steppedParameters.has(first) ? "stepped" : "unscaled";
+  throw orderError(
+    `unscale: ${listNames(repeated.map(({ name }) => name))} was ${when} already; unscale its gradients once, pass on what unscale returns, and call update() at the end of the step`,
+  );
+}
+
+/** Gradients of this scaler's losses, of the kind that is due, from between the same updates. */
+export function requireOrigin(
+  scaler: object,
+  subject: string,
+  grads: ReadonlyMap<Variable, Tensor>,
+  kind: "scaled" | "unscaled",
+): void {
+  const origin = originOf(grads);
+  if (origin === undefined && kind === "unscaled") return;
+  const names = listNames([...grads.keys()].map(({ name }) => name));
+  const of = `${subject}: the gradients of ${names === "" ? "no parameter" : names}`;
+  if (origin === undefined || origin.kind === "plain")
+    throw orderError(
+      `${of} are not those of a loss that this scaler scaled; write gradients(scaler.scale(loss), model)`,
+    );
+  if (!origin.scalers.includes(scaler))
+    throw orderError(`${of} belong to another scaler; use one scaler for a loss and its gradients`);
+  if (origin.kind !== kind)
+    throw orderError(`${of} are ${origin.kind === "scaled" ? "still scaled" : "unscaled already"}; unscale them once`);
+  // The scale that they have is that of another step: divided by today's they would be wrong by their ratio.
+  if (origin.session !== undefined && origin.session !== sessionOf(scaler))
+    throw orderError(`${of} were scaled before the last update(); scale the loss again after it`);
+}
 
 /** At least one gradient, and none in float16. */
 export function requireGradients(

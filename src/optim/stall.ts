@@ -1,5 +1,5 @@
 /** Tells a loss scale that adapts from a run that makes no progress, by the outcomes of its steps. */
-import { requireBoolean, requireInteger, requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireFields, requireInteger, requireKnownKeys } from "../precision/options.ts";
 import type { ReadOutcome, SkippedOutcome, SkipReason } from "./outcome.ts";
 
 export interface StallOptions {
@@ -60,6 +60,7 @@ export class StallDetector {
 
   /** Null for most steps; a stall when it begins, and with every further step that no scale cures. */
   observe(outcome: ReadOutcome): Stall | null {
+    requireFields("StallDetector: observe", outcome, ["applied"], "readOutcome");
     if (outcome.applied) {
       this.#skipped = 0;
       this.#incurable = 0;

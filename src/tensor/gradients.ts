@@ -1,12 +1,15 @@
 /** Gradients of a scalar with respect to tensors. Cotangent dtypes come through the casts: autocast is off here. */
 import { gradients as nodeGradients } from "../autodiff/backward.ts";
-import { BinadeError, listNames } from "../errors.ts";
+import { BinadeError, listNames, showValue } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
+import { topological } from "../ir/walk.ts";
 import { outsideRegions } from "../precision/autocast.ts";
 import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
+import { nonFiniteCount } from "./finite.ts";
+import { computeWithNextRun } from "./realize.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace } from "./trace.ts";
-import type { Variable } from "./variable.ts";
+import { Variable } from "./variable.ts";
 
 declare const scaling: unique symbol;
 
@@ -23,17 +26,48 @@ export type Grads<S extends "scaled" | "true"> = ReadonlyMap<Variable, Tensor> &
  */
 export class ScaledLoss {
   readonly tensor: Tensor;
+  /** What was scaled. */
+  readonly loss: Tensor;
   /** The scaler that made it. */
   readonly scaler: object;
   /** Of all that was scaled between two updates the same object. */
   readonly session: object;
 
-  constructor(tensor: Tensor, scaler: object, session: object) {
+  constructor(tensor: Tensor, loss: Tensor, scaler: object, session: object) {
     this.tensor = tensor;
+    this.loss = loss;
     this.scaler = scaler;
     this.session = session;
   }
 }
+
+/** What is known of a loss whose gradients were taken. */
+export interface LossFacts {
+  /** Before it was scaled; null if it is gone, as those of an accumulator are. */
+  readonly loss: Tensor | null;
+  /** bool scalar. */
+  readonly finite: Tensor;
+  /** bool scalar: at least one element is not 0. */
+  readonly nonZero: Tensor;
+  /** The scaler that scaled it, or through which gradients came since; null for a plain loss. */
+  readonly scaler: object | null;
+  /** Those that have a gradient of it. */
+  readonly parameters: ReadonlySet<Variable>;
+  /** Cotangents of the watched tensors that it depends on, by node. */
+  readonly cotangents: ReadonlyMap<Node, Tensor>;
+}
+
+let watched: WeakSet<Node> | null = null;
+
+/** From now on gradients of losses that depend on `x` come with its cotangent: for use by scalers. */
+export function watchCotangent(x: Tensor): void {
+  watched ??= new WeakSet();
+  watched.add(x.node);
+}
+
+/** Nobody watches: nothing is walked. */
+const watchedBelow = (loss: Node): readonly Node[] =>
+  watched === null ? [] : topological([loss]).filter((node) => watched?.has(node));
 
 /**
  * What is known of gradients at run time: those of a plain loss, those of a scaler before `unscale`, those of one or several
@@ -42,12 +76,23 @@ export class ScaledLoss {
 export interface Origin {
   readonly kind: "plain" | "scaled" | "unscaled";
   readonly scalers: readonly object[];
+  /** Of which losses they are; none of gradients that were computed by other means. */
+  readonly losses: readonly LossFacts[];
   /** Between which updates scaled gradients were scaled; absent where it is not known, or does not matter any more. */
   readonly session?: object;
 }
 
 const origins = new WeakMap<object, Origin>();
-export const originOf = (grads: Iterable<readonly [Variable, Tensor]>): Origin | undefined => origins.get(grads);
+export const originOf = (grads: object): Origin | undefined => origins.get(grads);
+
+/** The losses of which these entries are gradients. */
+export const lossesOf = (
+  grads: ReadonlyMap<Variable, Tensor>,
+  entries: Iterable<readonly [Variable, Tensor]>,
+): readonly LossFacts[] => {
+  const parameters = [...entries].map(([parameter]) => parameter);
+  return (originOf(grads)?.losses ?? []).filter((loss) => parameters.some((one) => loss.parameters.has(one)));
+};
 
 /** Marks a map as gradients; for use by other parts of the library. */
 export function markGrads<S extends "scaled" | "true">(
@@ -137,7 +182,9 @@ export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...ot
       `addGradients: gradients from before and after an update of their scaler; ${fix}`,
     );
   }
-  const origin = kind === undefined ? undefined : { kind, scalers, ...(session === undefined ? {} : { session }) };
+  const losses = origins.flatMap((origin) => origin.losses);
+  const origin =
+    kind === undefined ? undefined : { kind, scalers, losses, ...(session === undefined ? {} : { session }) };
   return markGrads<S>(sums, origin);
 }
 
@@ -154,8 +201,19 @@ function requireShape(parameter: Variable, gradient: Tensor): Tensor {
 /** Anything with parameters: a module, or a list of variables. */
 export type Parameters = { parameters(): readonly Variable[] } | readonly Variable[];
 
-export const parametersOf = (source: Parameters): readonly Variable[] =>
-  "parameters" in source ? source.parameters() : source;
+/** @throws BinadeError `option.invalid` for anything else. */
+export function parametersOf(source: Parameters): readonly Variable[] {
+  const found: unknown = hasParameters(source) ? source.parameters() : source;
+  if (Array.isArray(found) && found.every((one) => one instanceof Variable)) return found;
+  const [foreign] = Array.isArray(found) ? found.filter((one) => !(one instanceof Variable)) : [source];
+  throw new BinadeError(
+    "option.invalid",
+    `parameters: expected a module or a list of variables, got ${showValue(foreign)}; pass a model, or its parameters()`,
+  );
+}
+
+const hasParameters = (source: unknown): source is { parameters(): unknown } =>
+  typeof source === "object" && source !== null && "parameters" in source && typeof source.parameters === "function";
 
 /**
  * Gradients of `loss`, a floating scalar, with respect to every parameter: float32 for float32 parameters, whatever the region
@@ -173,17 +231,17 @@ export function gradients(
   parameters: Parameters,
   options: GradientOptions = {},
 ): Grads<"scaled" | "true"> {
+  if (!(loss instanceof Tensor || loss instanceof ScaledLoss)) {
+    const fix = "pass the loss itself, or what GradScaler.scale makes of it";
+    throw new BinadeError("option.invalid", `gradients: expected a loss, got ${showValue(loss)}; ${fix}`);
+  }
   requireKnownKeys("gradients", options, ["allowUnused"]);
   requireBoolean("gradients: allowUnused", options.allowUnused);
   const { allowUnused = false } = options;
   const variables = parametersOf(parameters);
   const scalar = loss instanceof ScaledLoss ? loss.tensor : loss;
-  const found = outsideRegions(() =>
-    nodeGradients(
-      scalar.node,
-      variables.map((v) => v.node),
-    ),
-  );
+  const watchedNodes = watchedBelow(scalar.node);
+  const found = outsideRegions(() => nodeGradients(scalar.node, [...variables.map((v) => v.node), ...watchedNodes]));
   const missing = variables.filter((v) => !found.has(v.node));
   if (missing.length > 0 && !allowUnused) {
     throw new BinadeError(
@@ -201,12 +259,36 @@ export function gradients(
     const node = found.get(v.node);
     return node === undefined ? [] : [[v, new Tensor(node)] as const];
   });
+  const cotangents = watchedNodes.flatMap((node) => {
+    const cotangent = found.get(node);
+    return cotangent === undefined ? [] : [[node, new Tensor(cotangent)] as const];
+  });
+  const facts = factsOf(loss, reached, new Map(cotangents));
+  computeWithNextRun([facts.finite, facts.nonZero, ...facts.cotangents.values()]);
+  const losses = [facts];
   return markGrads(
     entries,
     loss instanceof ScaledLoss
-      ? { kind: "scaled", scalers: [loss.scaler], session: loss.session }
-      : { kind: "plain", scalers: [] },
+      ? { kind: "scaled", scalers: [loss.scaler], session: loss.session, losses }
+      : { kind: "plain", scalers: [], losses },
   );
+}
+
+/** What is to be known of a loss, of which these parameters have gradients. */
+export function factsOf(
+  loss: Tensor | ScaledLoss,
+  reached: readonly Variable[],
+  cotangents: ReadonlyMap<Node, Tensor>,
+): LossFacts {
+  const [value, scaler] = loss instanceof ScaledLoss ? [loss.loss, loss.scaler] : [loss, null];
+  return outsideRegions(() => ({
+    loss: value,
+    finite: nonFiniteCount(value).equal(0),
+    nonZero: value.notEqual(0).cast("float32").sum().greater(0),
+    scaler,
+    parameters: new Set(reached),
+    cotangents,
+  }));
 }
 
 export interface GradientOptions {

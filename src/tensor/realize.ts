@@ -8,11 +8,13 @@ import {
   adoptLeaf,
   deviceOf,
   execute,
+  isComputable,
   promiseLeaf,
   realizedLeaf,
   requireValue,
   substituteRealized,
 } from "./runtime.ts";
+import type { Tensor } from "./tensor.ts";
 import { isTracing } from "./trace.ts";
 import { takePending, type Variable } from "./variable.ts";
 
@@ -40,6 +42,28 @@ export async function realize(nodes: readonly Node[]): Promise<readonly Node[]> 
   return leaves;
 }
 
+/** What the next run computes, too, as long as somebody holds it. */
+let alongside: WeakRef<Tensor>[] = [];
+/** Dead references are dropped when there are so many. */
+const MANY = 1024;
+
+/**
+ * Values of a step that is not compiled, which are read when there is time: they are computed before anything is overwritten that
+ * they are computed from. In a recording they are nothing special.
+ */
+export function computeWithNextRun(tensors: readonly Tensor[]): void {
+  if (isTracing()) return;
+  if (alongside.length > MANY) alongside = alongside.filter((reference) => reference.deref() !== undefined);
+  alongside.push(...tensors.map((tensor) => new WeakRef(tensor)));
+}
+
+/** Nobody asked for these: what cannot be computed any more is left out. */
+function takeAlongside(): readonly Node[] {
+  const nodes = alongside.flatMap((reference) => reference.deref()?.node ?? []);
+  alongside = [];
+  return nodes.filter((node) => realizedLeaf(node) === node && isComputable(node));
+}
+
 interface Work {
   readonly wanted: Node[];
   readonly assigned: Map<Variable, Node>;
@@ -58,7 +82,8 @@ export function launch(nodes: readonly Node[]): Launched {
     return work;
   };
   const pending = takePending();
-  const unknown = [...new Set([...nodes, ...valuesBefore(pending.keys())])].filter((n) => realizedLeaf(n) === n);
+  const wanted = [...nodes, ...valuesBefore(pending.keys()), ...takeAlongside()];
+  const unknown = [...new Set(wanted)].filter((n) => realizedLeaf(n) === n);
   for (const node of unknown) if (!isLeaf(node)) workOn(deviceOf([node], defaultDevice)).wanted.push(node);
   for (const [variable, value] of pending) {
     const { wanted, assigned } = workOn(variable.device);

@@ -164,6 +164,18 @@ export function deviceOf(roots: readonly Node[], fallback: () => Device): Device
   return first ?? fallback();
 }
 
+/** Whether everything that a node is computed from is still there, on one device. */
+export function isComputable(root: Node): boolean {
+  const devices = new Set<Device>();
+  for (const node of topological([root], (n) => heldLeaf(n) !== undefined)) {
+    const leaf = heldLeaf(node) ?? node;
+    const value = values.get(leaf);
+    if (value?.kind === "buffer") devices.add(value.device);
+    else if (value === undefined && leaf.op.kind === "source" && leaf.op.source === "input") return false;
+  }
+  return devices.size <= 1;
+}
+
 /** The buffers of a run: leaves in, fresh buffers out. `temporary` are released after the run. */
 function bind(
   device: Device,

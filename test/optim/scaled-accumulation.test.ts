@@ -144,6 +144,47 @@ describe.each(DEVICES)("scaled accumulation on %s", (device) => {
       expect(await state()).not.toEqual(start);
     });
 
+    // Of three calls, of which the first is bad, the run ends after this many; the resumed one makes the rest, if any.
+    it.each(
+      [1, 2, 3].flatMap((made) => [true, false].map((isCompiled) => [made, isCompiled] as const)),
+    )("takes back statistics of a window that was resumed after %i calls (compiled: %s)", async (made, isCompiled) => {
+      const setup = () => {
+        const layer = new nn.BatchNorm1d(2);
+        const scaler = new GradScaler({ initialScale: 4 });
+        const optimizer = new optim.SGD(layer, { lr: 0.1 });
+        const sums = new optim.GradientAccumulator<"scaled">(layer, { scaler });
+        const add = (x: Tensor, poison: Tensor) =>
+          sums.add(
+            mapGradients(gradients(scaler.scale(layer.forward(x).square().mean()), layer), (g) => g.add(poison)),
+          );
+        const apply = () => {
+          const outcome = scaler.step(optimizer, sums.take());
+          scaler.update();
+          return outcome;
+        };
+        const parts = [optimizer, scaler, sums].flatMap((part) => [...part.namedState().values()]);
+        return {
+          layer,
+          add: isCompiled ? compile(add) : add,
+          apply: isCompiled ? compile(apply) : apply,
+          variables: [...layer.parameters(), ...layer.buffers(), ...parts],
+        };
+      };
+      const x = (seed: number): Tensor => tensor(Float32Array.of(seed, 2, -seed, 5), { shape: [2, 2] });
+      const first = setup();
+      await first.add(x(1), tensor(0));
+      await first.apply();
+      const before = await bytesOf(first.layer.buffers());
+      const calls = [2, 3, 4].map((seed) => [x(seed), tensor(seed === 2 ? Number.NaN : 0)] as const);
+      for (const call of calls.slice(0, made)) await first.add(...call);
+      expect(await bytesOf(first.layer.buffers())).not.toEqual(before);
+      const resumed = setup();
+      for (const [i, v] of first.variables.entries()) await resumed.variables[i]?.load(await v.bytes());
+      for (const call of calls.slice(made)) await resumed.add(...call);
+      expect((await readOutcome(await resumed.apply())).applied).toBe(false);
+      expect(await bytesOf(resumed.layer.buffers())).toEqual(before);
+    });
+
     it("keeps the scale of the first micro-step where the scale moves within the window", async () => {
       const [moved, fixed] = [setup(), setup()];
       for (const s of [moved, fixed]) {

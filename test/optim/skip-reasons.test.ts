@@ -36,8 +36,8 @@ describe.each(DEVICES)("reasons on %s", (device) => {
       const scaler = new GradScaler(options);
       const optimizer = new optim.AdamW([w], { lr: 1 });
       const run = compile((scaled: Tensor, of: Tensor) => {
-        scaler.scale(of);
-        const outcome = scaler.step(optimizer, scaler.scaledGradients([[w, scaled]]), step);
+        const grads = scaler.scaledGradients([[w, scaled]], undefined, scaler.scale(of));
+        const outcome = scaler.step(optimizer, grads, step);
         scaler.update();
         return outcome;
       });
