@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Option } from "commander";
 import { BinadeError } from "../errors.ts";
 import { readCheckpoint } from "../train/checkpoint.ts";
+import { OPTIMIZER_NAMES, OPTIMIZERS } from "../train/optimizers.ts";
 import { CHECKPOINT_FILE } from "../train/trainer.ts";
 import { DEFAULT_MODEL, MODELS } from "./models/index.ts";
 import type { CommonSettings, ModelKind, SettingRow } from "./models/kind.ts";
@@ -131,10 +132,19 @@ export function resolveSettings(flags: Flags, saved: SavedRun | null): ResolvedR
       `--preset: expected one of ${names} for ${kind.name}, got ${JSON.stringify(preset)}`,
     );
   }
-  const entries = rowsOf(kind).map(([key, { flag }]) => [key, flags[nameOf(flag)] ?? settingOf(defaults, key)]);
+  const standard = saved === null ? withRateOf(defaults, flags.optimizer) : defaults;
+  const entries = rowsOf(kind).map(([key, { flag }]) => [key, flags[nameOf(flag)] ?? settingOf(standard, key)]);
   const settings = Object.fromEntries(entries) as CommonSettings;
   kind.check(settings);
   return { kind, preset, settings };
+}
+
+/** A preset's learning rate is that of its optimizer: another one's is as many times larger or smaller as their rates are. */
+function withRateOf(preset: CommonSettings, optimizer: unknown): CommonSettings {
+  const chosen = OPTIMIZER_NAMES.find((name) => name === optimizer) ?? preset.optimizer;
+  const rate = (preset.learningRate * OPTIMIZERS[chosen].rate) / OPTIMIZERS[preset.optimizer].rate;
+  // As it is written, not as the product of two rounded decimals comes out.
+  return { ...preset, learningRate: Number(rate.toPrecision(12)) };
 }
 
 /** The name under which the command line holds the value of a flag. */

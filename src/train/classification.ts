@@ -3,9 +3,9 @@ import { OrderedPictures, type PictureBatch, PictureBatches } from "../data/pict
 import { channelStatistics, normalize, type PictureSet, type Pictures } from "../data/pictures.ts";
 import { BinadeError } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
-import { SGD } from "../optim/sgd.ts";
 import { crossEntropy } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { choicesOf, OPTIMIZER_NAMES, OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
 import type { HostBatch, Tally, Task, TaskEvaluation } from "./task.ts";
 
 /** A classifier: pictures (batch, channels, height, width) of float32 → logits (batch, classes). */
@@ -36,8 +36,12 @@ export interface ClassificationTaskOptions {
 /** Held-out pictures of one evaluation program: enough to keep the device busy, few enough that its memory is not the run's. */
 const EVALUATION_BATCH = 250;
 
+const OPTIMIZER = { betas: [0.9, 0.999], decay: 0.05, addedDecay: 5e-4 } as const;
+/** Muon is for the matrices of hidden linear layers, and weights of convolutions are none. */
+export const CLASSIFIER_OPTIMIZERS: readonly OptimizerName[] = OPTIMIZER_NAMES.filter((name) => name !== "muon");
+
 /**
- * Cross-entropy per picture, SGD (momentum 0.9, weight decay 5e-4), no clipping. Pictures are normalised by the channels'
+ * Cross-entropy per picture, SGD (momentum 0.9, weight decay 5e-4) or another of `OPTIMIZERS` but Muon, no clipping. Pictures are normalised by the channels'
  * statistics of what is trained on. An evaluation sees all held-out pictures: loss, accuracy, confusion matrix.
  *
  * @example
@@ -57,8 +61,9 @@ export function classificationTask(options: ClassificationTaskOptions): Task {
     data: { name, byteLength, sha256, training: training.labels.length, heldOut: heldOut.labels.length },
     batchSize: batch,
     facts: { classes: training.classes },
-    defaults: { weightDecay: 5e-4, clipNorm: null, finalRate: 0 },
-    optimizer: (options) => new SGD(model, { ...options, momentum: 0.9 }),
+    defaults: { weightDecay: OPTIMIZER.addedDecay, clipNorm: null, finalRate: 0 },
+    optimizer: (options) => OPTIMIZERS.sgd.make(model, options, OPTIMIZER),
+    optimizers: choicesOf(model, CLASSIFIER_OPTIMIZERS, OPTIMIZER),
     batch: (index) => hostBatch(source.batch(index), training),
     loss: (pictures, labels) => crossEntropy(logits(pictures), labels),
     evaluation: evaluationOf(logits, heldOut, batch),

@@ -131,7 +131,8 @@ export type WarningEvent = {
   /** Attempted steps so far. */
   readonly step: number;
   /**
-   * Stable identifier: `loss.notFinite`, `gradient.notFinite` (without loss scaling), `gradient.norm` (above `skipNormAbove`), `scale.floor`, `run.stalled`,
+   * Stable identifier: `loss.notFinite`, `gradient.notFinite` (without loss scaling), `gradient.norm` (above `skipNormAbove`), `scale.floor`,
+   * `weight.overflow` (16-bit weights are infinite; looked for when a step is skipped, and with every evaluation), `run.stalled`,
    * `run.complete` (nothing left to do), `device.reference` (slow, because there are no native kernels).
    */
   readonly code: string;

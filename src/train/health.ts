@@ -4,6 +4,7 @@ import type { ReadOutcome, SkippedOutcome } from "../optim/outcome.ts";
 import { STALL_STEPS, StallDetector } from "../optim/stall.ts";
 import type { WarningEvent } from "./events.ts";
 import type { Precision } from "./presets.ts";
+import type { OverflowedWeights } from "./session.ts";
 
 /** A warning of one code is not repeated within this many steps. */
 const QUIET_STEPS = 100;
@@ -32,23 +33,37 @@ export class Health {
 
   /**
    * @param step attempted steps, this one included.
+   * @param overflowed weights that 16 bits do not hold, where the step was skipped.
    * @returns warnings, none for most steps.
    * @throws BinadeError `run.stalled` at the twentieth step in a row that was skipped for what scaling does not cure, or where the
    * system whose preset the loss scale follows would end the run.
    */
-  observe(step: number, outcome: ReadOutcome): readonly WarningEvent[] {
+  observe(step: number, outcome: ReadOutcome, overflowed: readonly OverflowedWeights[] = []): readonly WarningEvent[] {
     const stall = this.#stalls.observe(outcome);
     if (outcome.applied) return [];
-    const remedy = REMEDY[this.#precision];
+    const remedy = overflowed.length > 0 ? WEIGHTS_REMEDY : REMEDY[this.#precision];
     if (stall?.kind === "stalled") {
       const steps = outcome.exhausted ? "the step was" : `${STALL_STEPS} steps in a row were`;
-      const why = outcome.exhausted ? `${describe(outcome)} and the loss scale cannot fall` : describe(outcome);
+      const cause =
+        overflowed.length > 0 ? `${describe(outcome)}, as ${describeWeights(overflowed)}` : describe(outcome);
+      const why = outcome.exhausted ? `${cause} and the loss scale cannot fall` : cause;
       throw new BinadeError(
         "run.stalled",
         `step ${step}: ${steps} skipped because ${why}, expected finite numbers; start another run: ${remedy}`,
       );
     }
-    return this.#notices(step, outcome, stall !== null);
+    return [...this.weights(step, overflowed), ...this.#notices(step, outcome, stall !== null)];
+  }
+
+  /**
+   * @param step attempted steps so far.
+   * @param overflowed weights that 16 bits do not hold.
+   * @returns one warning, if there are any and it is news.
+   */
+  weights(step: number, overflowed: readonly OverflowedWeights[]): readonly WarningEvent[] {
+    if (overflowed.length === 0 || !this.#isNews("weight.overflow", step)) return [];
+    const message = `step ${step}: ${describeWeights(overflowed)}, which no loss scale cures; start another run: ${WEIGHTS_REMEDY}`;
+    return [{ type: "warning", step, code: "weight.overflow", message }];
   }
 
   #notices(step: number, outcome: SkippedOutcome, isStall: boolean): readonly WarningEvent[] {
@@ -89,6 +104,16 @@ export class Health {
     this.#warnedAt.set(code, step);
     return true;
   }
+}
+
+const WEIGHTS_REMEDY =
+  "use bf16-mixed, whose range is that of float32, or float32 parameters, or a lower learning rate";
+
+function describeWeights(overflowed: readonly OverflowedWeights[]): string {
+  const [{ name } = { name: "the parameters" }] = overflowed;
+  const count = overflowed.reduce((sum, one) => sum + one.count, 0);
+  const others = overflowed.length > 1 ? ` and ${overflowed.length - 1} more` : "";
+  return `${count === 1 ? "1 weight" : `${count} weights`} of ${name}${others} ${count === 1 ? "is" : "are"} infinite or NaN in 16 bits`;
 }
 
 function describe({ reason, parameters }: SkippedOutcome): string {

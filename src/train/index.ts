@@ -13,8 +13,19 @@ export * from "./events.ts";
 export { type CausalModel, type GenerateOptions, generate } from "./generate.ts";
 export { EventLog, readEvents } from "./jsonl.ts";
 export { type LanguageData, type LanguageModel, type LanguageTaskOptions, languageTask } from "./language.ts";
+export { OPTIMIZER_NAMES, type OptimizerName } from "./optimizers.ts";
 export { type LoadedPictures, type ReadPicturesOptions, readPictures } from "./pictures.ts";
 export { PRECISIONS, PRESETS, type Precision, type PresetName, RESNET_PRESETS } from "./presets.ts";
 export { decodeSafetensors, encodeSafetensors, type SavedTensor } from "./safetensors.ts";
-export type { HostBatch, HostTensor, Scores, Tally, Task, TaskEvaluation, TaskOptimizer, Throughput } from "./task.ts";
+export type {
+  HostBatch,
+  HostTensor,
+  OptimizerChoice,
+  Scores,
+  Tally,
+  Task,
+  TaskEvaluation,
+  TaskOptimizer,
+  Throughput,
+} from "./task.ts";
 export { CHECKPOINT_FILE, type TrainOptions, train } from "./trainer.ts";

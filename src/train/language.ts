@@ -1,9 +1,9 @@
 /** The task of a byte-level language model: the next byte of a text. */
 import type { ByteBatch, ByteBatches, EvaluationBatches } from "../data/batches.ts";
 import type { Module } from "../nn/module.ts";
-import { AdamW } from "../optim/adam.ts";
 import { crossEntropy } from "../tensor/functions.ts";
 import type { CausalModel } from "./generate.ts";
+import { choicesOf, OPTIMIZER_NAMES, OPTIMIZERS } from "./optimizers.ts";
 import type { HostBatch, Task, TaskEvaluation } from "./task.ts";
 
 /** A model of text: integer tokens (batch, context) → logits (batch, context, vocabulary). */
@@ -26,8 +26,10 @@ export interface LanguageTaskOptions {
   readonly settings?: Task["settings"];
 }
 
+const OPTIMIZER = { betas: [0.9, 0.95], decay: 0.1, addedDecay: 0 } as const;
+
 /**
- * Cross-entropy per token, AdamW (betas 0.9 and 0.95, weight decay 0.1), gradients clipped to a global norm of 1. An
+ * Cross-entropy per token, AdamW (betas 0.9 and 0.95, weight decay 0.1) or another of `OPTIMIZERS`, gradients clipped to a global norm of 1. An
  * evaluation is the mean loss over the held-out windows, also in bits per byte.
  *
  * @example
@@ -42,8 +44,9 @@ export function languageTask({ model, data, settings = {} }: LanguageTaskOptions
     data: { name, byteLength, sha256 },
     batchSize,
     facts: { context },
-    defaults: { weightDecay: 0.1, clipNorm: 1, finalRate: 0.1 },
-    optimizer: (options) => new AdamW(model, { ...options, betas: [0.9, 0.95] }),
+    defaults: { weightDecay: OPTIMIZER.decay, clipNorm: 1, finalRate: 0.1 },
+    optimizer: (options) => OPTIMIZERS.adamw.make(model, options, OPTIMIZER),
+    optimizers: choicesOf(model, OPTIMIZER_NAMES, OPTIMIZER),
     batch: (index) => hostBatch(training.batch(index), context),
     loss: (tokens, targets) => crossEntropy(model.forward(tokens), targets),
     evaluation: evaluation === undefined ? null : evaluationOf(model, evaluation, context),

@@ -1,7 +1,7 @@
 /** One run's optimizer and scaler, and its two compiled programs: the step and the evaluation. */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { MemoryPlan } from "../compile/plan.ts";
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import type { HalfDType } from "../formats/table.ts";
 import { clipByGlobalNorm, globalNorm } from "../optim/clip.ts";
 import { GradScaler } from "../optim/gradScaler.ts";
@@ -29,7 +29,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import type { MeteredGradient } from "./events.ts";
 import { PRECISIONS, type Precision } from "./presets.ts";
-import type { HostBatch, HostTensor, Scores, Task, TaskOptimizer } from "./task.ts";
+import type { HostBatch, HostTensor, OptimizerChoice, Scores, Task, TaskOptimizer } from "./task.ts";
 
 /** What decides a run besides its task. */
 export interface Hyperparameters {
@@ -40,7 +40,9 @@ export interface Hyperparameters {
   readonly learningRate: number;
   /** Applied steps of warm-up. Default: a twentieth of the run, at most 200. */
   readonly warmupSteps?: number;
-  /** As the task's optimizer has it. Default: the task's. */
+  /** Name of an optimizer that the task has: of `OPTIMIZERS`, for Binade's tasks. Default: the task's own. */
+  readonly optimizer?: string;
+  /** As the optimizer has it. Default: the task's for that optimizer. */
   readonly weightDecay?: number;
   /** Largest global norm of the gradients; null does not clip. Default: the task's. */
   readonly clipNorm?: number | null;
@@ -72,7 +74,13 @@ export type SessionSettings = Readonly<
     Pick<Hyperparameters, OptionalSetting>
 >;
 /** Settings that a checkpoint holds only where they were given. */
-type OptionalSetting = "lossScale" | "skipNormAbove" | "retries" | "masterWeights" | "stateDType";
+type OptionalSetting = "optimizer" | "lossScale" | "skipNormAbove" | "retries" | "masterWeights" | "stateDType";
+
+/** Elements of a 16-bit parameter that are infinite or NaN, as `Optimizer.overflowedWeights` counts them. */
+export interface OverflowedWeights {
+  readonly name: string;
+  readonly count: number;
+}
 
 export interface StepResult {
   readonly loss: number;
@@ -119,12 +127,14 @@ export class Session {
   readonly #step: Compiled<[Tensor, Tensor], ReturnType<Session["record"]>>;
   /** The step with meters; recorded when it is first asked for. */
   readonly #meteredStep: Compiled<[Tensor, Tensor], ReturnType<Session["record"]>>;
+  readonly #overflowed: Compiled<[], { readonly names: readonly string[]; readonly counts: readonly Tensor[] }>;
   readonly #evaluate: Compiled<[Tensor, Tensor], readonly Tensor[]>;
 
   constructor(task: Task, options: Hyperparameters) {
     const { defaults, evaluation } = task;
     const { precision, steps, learningRate, seed = 0, lossScale, memoryBudget, skipNormAbove, retries } = options;
-    const { weightDecay = defaults.weightDecay, clipNorm = defaults.clipNorm } = options;
+    const choice = choiceOf(task, options.optimizer);
+    const { weightDecay = choice?.weightDecay ?? defaults.weightDecay, clipNorm = defaults.clipNorm } = options;
     if (!PRECISIONS.includes(precision)) {
       throw new BinadeError(
         "option.invalid",
@@ -142,6 +152,7 @@ export class Session {
     if (retries !== undefined) requireInteger("train: retries", retries, 0);
     this.settings = {
       ...{ steps, learningRate, seed, weightDecay, clipNorm, warmupSteps },
+      ...(options.optimizer === undefined ? {} : { optimizer: options.optimizer }),
       ...(lossScale === undefined ? {} : { lossScale }),
       ...(skipNormAbove === undefined ? {} : { skipNormAbove }),
       ...(retries === undefined ? {} : { retries }),
@@ -151,12 +162,22 @@ export class Session {
     this.#task = task;
     const floor = learningRate * defaults.finalRate;
     const lr = warmupCosine({ warmup: warmupSteps, total: steps, peak: learningRate, floor });
-    this.#optimizer = task.optimizer({ lr, weightDecay, masterWeights, stateDType, seed });
-    this.#scaler = new GradScaler({ ...lossScale, enabled: precision === "fp16-mixed" });
+    this.#optimizer = (choice ?? { make: task.optimizer.bind(task) }).make({
+      lr,
+      weightDecay,
+      masterWeights,
+      stateDType,
+      seed,
+    });
+    this.#scaler = new GradScaler({ device: this.device, ...lossScale, enabled: precision === "fp16-mixed" });
     const dtype = computeDType(precision);
     const budget = memoryBudget === undefined ? {} : { memoryBudget };
     this.#step = compile((inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype, false), budget);
     this.#meteredStep = compile((inputs: Tensor, targets: Tensor) => this.record(inputs, targets, dtype, true), budget);
+    this.#overflowed = compile(() => {
+      const counts = this.#optimizer.overflowedWeights?.() ?? new Map<string, Tensor>();
+      return { names: [...counts.keys()], counts: [...counts.values()] };
+    });
     this.#evaluate = compile((inputs: Tensor, targets: Tensor) =>
       autocast(dtype, () => evaluation?.record(inputs, targets) ?? []),
     );
@@ -262,6 +283,15 @@ export class Session {
     return result;
   }
 
+  /** Parameters of 16 bits that hold what float32 would, and 16 bits do not: a program of its own, run when it is asked. */
+  async overflowedWeights(): Promise<readonly OverflowedWeights[]> {
+    if (this.#task.model.parameters().every(({ dtype }) => dtype === "float32")) return [];
+    const { names, counts } = await this.#overflowed();
+    const values = await Promise.all(counts.map((count) => count.item()));
+    for (const count of counts) count.dispose();
+    return names.map((name, i) => ({ name, count: values[i] ?? 0 })).filter(({ count }) => count > 0);
+  }
+
   /** Scores over all held-out batches; null without any, or if the signal ended it. */
   async evaluate(signal?: AbortSignal): Promise<Scores | null> {
     const { model, evaluation } = this.#task;
@@ -284,6 +314,15 @@ export class Session {
       if (wasTraining) model.train();
     }
   }
+}
+
+function choiceOf({ optimizers = {} }: Task, name: string | undefined): OptimizerChoice | null {
+  if (name === undefined) return null;
+  const choice = Object.hasOwn(optimizers, name) ? optimizers[name] : undefined;
+  if (choice !== undefined) return choice;
+  const names = Object.keys(optimizers).join(", ");
+  const expected = names === "" ? "none, since the task has but its own" : `one of ${names}`;
+  throw new BinadeError("option.invalid", `train: optimizer: expected ${expected}, got ${showValue(name)}; choose one`);
 }
 
 /** Gradients and lost updates by parameter. */

@@ -23,6 +23,8 @@ export interface HostBatch {
 export interface TaskOptimizer extends Steppable {
   learningRate(): Tensor;
   namedState(): ReadonlyMap<string, Variable>;
+  /** As `Optimizer.overflowedWeights`; without it, a run does not say when 16-bit weights become infinite. */
+  overflowedWeights?(): ReadonlyMap<string, Tensor>;
 }
 
 /** What an evaluation found, as fields of its event. */
@@ -37,6 +39,13 @@ export interface TaskOptimizerOptions extends StorageOptions {
   readonly weightDecay: number;
   /** Of stochastic rounding. */
   readonly seed: number;
+}
+
+/** An optimizer that a run may ask for. */
+export interface OptimizerChoice {
+  /** Unless the run says otherwise. */
+  readonly weightDecay: number;
+  make(options: TaskOptimizerOptions): TaskOptimizer;
 }
 
 /** How held-out data is evaluated: a program for each batch, and a sum over them. */
@@ -82,6 +91,8 @@ export interface Task {
   };
   /** Made once the parameters have their dtype. */
   optimizer(options: TaskOptimizerOptions): TaskOptimizer;
+  /** By name, others that it can be trained with (`train({ optimizer })`), the default among them. Default: none. */
+  readonly optimizers?: Readonly<Record<string, OptimizerChoice>>;
   batch(index: number): HostBatch;
   /** The scalar to be minimised, recorded under autocast. */
   loss(inputs: Tensor, targets: Tensor): Tensor;

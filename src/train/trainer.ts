@@ -246,7 +246,8 @@ class Run {
     if (result.gradients !== null) {
       yield { type: "metered", step: this.#step, gradients: result.gradients, elapsedMs: this.#elapsedMs };
     }
-    yield* this.#health.observe(this.#step, outcome);
+    const overflowed = outcome.applied ? [] : await this.#session.overflowedWeights();
+    yield* this.#health.observe(this.#step, outcome, overflowed);
   }
 
   #skippedEvent(outcome: SkippedOutcome, isRetried: boolean): SkippedEvent {
@@ -270,6 +271,7 @@ class Run {
   }
 
   async *#evaluate(): AsyncGenerator<TrainEvent, void, void> {
+    yield* this.#health.weights(this.#step, await this.#session.overflowedWeights());
     const scores = await this.#session.evaluate(this.#options.signal);
     if (scores === null) return;
     this.#scores = scores;

@@ -80,3 +80,38 @@ describe("Health", () => {
     expect(warning?.message).not.toContain("\n");
   });
 });
+
+describe("weights that 16 bits do not hold", () => {
+  const lost = [
+    { name: "head.weight", count: 3 },
+    { name: "head.bias", count: 1 },
+  ];
+  const sentence = "4 weights of head.weight and 1 more are infinite or NaN in 16 bits";
+
+  it("are a warning with names and count, which is not repeated for a while", () => {
+    const health = new Health("fp16-mixed");
+    const [warning, ...others] = health.weights(7, lost);
+    expect(others).toEqual([]);
+    expect(warning).toMatchObject({ type: "warning", step: 7, code: "weight.overflow" });
+    expect(warning?.message).toBe(
+      `step 7: ${sentence}, which no loss scale cures; start another run: use bf16-mixed, whose range is that of float32, or float32 parameters, or a lower learning rate`,
+    );
+    expect([health.weights(8, lost), health.weights(9, []), health.weights(106, lost)]).toEqual([[], [], []]);
+    expect(health.weights(107, lost)).toHaveLength(1);
+  });
+
+  it("come before what else is to be said of the skipped step, and are named where the run ends", () => {
+    const health = new Health("fp16-mixed");
+    const codes = health.observe(1, forward, lost).map(({ code }) => code);
+    expect(codes).toEqual(["weight.overflow", "loss.notFinite"]);
+    for (let step = 2; step < 20; step++) health.observe(step, forward, lost);
+    expect(() => health.observe(20, forward, lost)).toThrow(
+      expect.objectContaining({
+        code: "run.stalled",
+        message: expect.stringMatching(
+          new RegExp(`the loss is not finite, as ${sentence}, expected .* use bf16-mixed`),
+        ),
+      }),
+    );
+  });
+});

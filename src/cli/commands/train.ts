@@ -202,11 +202,12 @@ function chooseDevice({ device, threads }: TrainFlags): void {
 }
 
 function trainOptions(flags: TrainFlags, { settings }: ResolvedRun, { task }: PreparedRun): TrainOptions {
-  const { precision, steps, learningRate, seed, masterWeights, stateDType } = settings;
+  const { precision, optimizer, steps, learningRate, seed, masterWeights, stateDType } = settings;
   const { evaluateEvery, meterEvery, checkpointEvery, memoryBudget } = flags;
   return {
     task,
     precision,
+    optimizer,
     steps,
     learningRate,
     seed,

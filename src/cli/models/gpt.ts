@@ -43,6 +43,7 @@ const BYTES_PER_PARAMETER = 16;
 
 const presetOf = (name: keyof typeof PRESETS): GptSettings => ({
   ...COMMON_DEFAULTS,
+  optimizer: "adamw",
   dropout: 0,
   fp8: "off",
   ...PRESETS[name],

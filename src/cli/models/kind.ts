@@ -3,6 +3,7 @@ import { BinadeError } from "../../errors.ts";
 import { STATE_DTYPES, type StateDType } from "../../optim/states.ts";
 import { MASTER_WEIGHTS, type MasterWeights } from "../../optim/weights.ts";
 import type { SkippedFile } from "../../train/corpus.ts";
+import { OPTIMIZER_NAMES, type OptimizerName } from "../../train/optimizers.ts";
 import type { Precision } from "../../train/presets.ts";
 import { PRECISIONS } from "../../train/presets.ts";
 import type { Task } from "../../train/task.ts";
@@ -20,6 +21,7 @@ export interface SettingRow<T> {
 /** What decides a run of any model, besides its data. */
 export interface CommonSettings {
   readonly precision: Precision;
+  readonly optimizer: OptimizerName;
   readonly steps: number;
   readonly batch: number;
   readonly learningRate: number;
@@ -89,6 +91,7 @@ export const COMMON_DEFAULTS = {
 /** The rows that all models share. */
 export const COMMON_ROWS: SettingRows<CommonSettings> = {
   precision: row("--precision", "name", oneOf(PRECISIONS), "what matrix products see"),
+  optimizer: row("--optimizer", "name", oneOf(OPTIMIZER_NAMES), "what updates the weights; --lr follows it"),
   steps: row("--steps", "n", integer(1, INT32_MAX), "attempted steps of the whole run"),
   batch: row("--batch", "n", integer(1, 65536), "windows of text, or pictures, per step"),
   learningRate: row(

@@ -3,7 +3,7 @@ import { availableMemory } from "../../backends/memory.ts";
 import { generatedShapes, type Pictures } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
 import { ResNet } from "../../nn/resnet.ts";
-import { classificationTask } from "../../train/classification.ts";
+import { CLASSIFIER_OPTIMIZERS, classificationTask } from "../../train/classification.ts";
 import { digestOf, type LoadedPictures, readPictures } from "../../train/pictures.ts";
 import { RESNET_PRESETS } from "../../train/presets.ts";
 import { formatBytes } from "../format.ts";
@@ -36,6 +36,7 @@ export interface ResNetSettings extends CommonSettings {
 
 const presetOf = (name: keyof typeof RESNET_PRESETS): ResNetSettings => ({
   ...COMMON_DEFAULTS,
+  optimizer: "sgd",
   augment: "auto",
   size: 0,
   ...RESNET_PRESETS[name],
@@ -64,7 +65,14 @@ export const resnet: ModelKind<ResNetSettings> = {
   presets: { s: presetOf("s"), m: presetOf("m") },
   ownFlags: [],
   describe: (p) => `depth ${p.depth}`,
-  check: ({ depth }) => {
+  check: ({ depth, optimizer }) => {
+    if (!CLASSIFIER_OPTIMIZERS.includes(optimizer)) {
+      const names = CLASSIFIER_OPTIMIZERS.join(", ");
+      throw new BinadeError(
+        "option.invalid",
+        `--optimizer: expected one of ${names} for resnet, got ${optimizer}, which is for the matrices of linear layers; choose another`,
+      );
+    }
     if (depth % 6 === 2) return;
     const near = 6 * Math.round((depth - 2) / 6) + 2;
     const message = `--depth: expected 6 n + 2 layers for n blocks in each of three stages, got ${depth}; ${near} is near`;
