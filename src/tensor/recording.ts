@@ -11,7 +11,7 @@ import { defaultDevice } from "./devices.ts";
 import { forgetFollowing } from "./following.ts";
 import { planOf } from "./plan.ts";
 import { deviceOf, execute, type LeafValue, leafOverBuffer, requireValue, substituteRealized } from "./runtime.ts";
-import { isPlain, mapTensors } from "./structure.ts";
+import { hiddenTensors, mapTensors } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
 import { recording, type Trace } from "./trace.ts";
 import { dropPending, takePending, type Variable, withoutPending } from "./variable.ts";
@@ -186,16 +186,11 @@ function record<R>(
 
 /** Tensors elsewhere than in arrays and plain objects would never be computed: their later readers would find no value. */
 function requireVisible(value: unknown): void {
-  if (typeof value !== "object" || value === null || value instanceof Tensor) return;
-  if (Array.isArray(value) || isPlain(value)) {
-    for (const part of Object.values(value)) requireVisible(part);
-    return;
-  }
-  const held = value instanceof Map || value instanceof Set ? [...value.values()] : Object.values(value);
-  if (!held.some((part) => part instanceof Tensor)) return;
+  const holder = hiddenTensors(value);
+  if (holder === null) return;
   throw new BinadeError(
     "trace.structure",
-    `compile: the function returned tensors inside ${value.constructor?.name ?? "an object"}, expected them in arrays and plain objects; return, for instance, Object.fromEntries or [...map.values()]`,
+    `compile: the function returned tensors inside ${holder}, expected them in arrays and plain objects; return, for instance, Object.fromEntries or [...map.values()]`,
   );
 }
 

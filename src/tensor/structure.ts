@@ -21,3 +21,17 @@ export function tensorsByPlace(value: unknown, place = ""): readonly (readonly [
   if (!isPlain(value)) return [];
   return Object.entries(value).flatMap(([key, part]) => tensorsByPlace(part, place === "" ? key : `${place}.${key}`));
 }
+
+/** The class of an object that holds tensors where `mapTensors` does not look for them, such as a map; null: there is none. */
+export function hiddenTensors(value: unknown): string | null {
+  if (typeof value !== "object" || value === null || value instanceof Tensor) return null;
+  if (Array.isArray(value) || isPlain(value)) {
+    for (const part of Object.values(value)) {
+      const holder = hiddenTensors(part);
+      if (holder !== null) return holder;
+    }
+    return null;
+  }
+  const held = value instanceof Map || value instanceof Set ? [...value.values()] : Object.values(value);
+  return held.some((part) => part instanceof Tensor) ? (value.constructor?.name ?? "an object") : null;
+}

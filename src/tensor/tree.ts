@@ -6,7 +6,7 @@ import { castByPolicy, isAutocastable } from "../precision/autocast.ts";
 import { requireChoice } from "../precision/options.ts";
 import { where } from "./functions.ts";
 import { requireTensor } from "./require.ts";
-import { isPlain, mapTensors } from "./structure.ts";
+import { hiddenTensors, isPlain, mapTensors } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
@@ -14,18 +14,30 @@ import { Tensor } from "./tensor.ts";
  *
  * @param tree a tensor, or arrays and plain objects that hold some
  * @param dtype a floating one, as jmp has it: integers would lose fractions in silence; write `x.cast("int32")` where that is meant
- * @throws BinadeError `option.invalid` for another dtype.
+ * @throws BinadeError `option.invalid` for another dtype, or tensors inside something else, such as a map, where no cast would reach them.
  * @example
  * castTree({ x: zeros([2]), labels: zeros([2], "int32"), mask: null }, "bfloat16"); // x is bfloat16
  */
 export function castTree<T>(tree: T, dtype: FloatDType): T {
   requireChoice("castTree: dtype", dtype, FLOAT_DTYPES);
+  requireVisible("castTree", tree);
   return mapTensors(tree, (tensor) => (isAutocastable(tensor.node) ? tensor.cast(dtype) : tensor));
 }
 
 /** As `castTree`; each cast knows that a policy asked for it. */
-export const castTreeByPolicy = <T>(tree: T, dtype: FloatDType): T =>
-  mapTensors(tree, (tensor) => new Tensor(castByPolicy(tensor.node, dtype)));
+export function castTreeByPolicy<T>(tree: T, dtype: FloatDType): T {
+  requireVisible("withPolicy: what goes in or comes out", tree);
+  return mapTensors(tree, (tensor) => new Tensor(castByPolicy(tensor.node, dtype)));
+}
+
+function requireVisible(subject: string, tree: unknown): void {
+  const holder = hiddenTensors(tree);
+  if (holder === null) return;
+  throw new BinadeError(
+    "option.invalid",
+    `${subject}: tensors inside ${holder} are not cast, expected them in arrays and plain objects; pass, for instance, Object.fromEntries or mapGradients of a map`,
+  );
+}
 
 /**
  * `a` if `condition` is true, else `b`, tensor by tensor: an update that happens as a whole or not at all.

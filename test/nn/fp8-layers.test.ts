@@ -59,12 +59,16 @@ describe("layers by path", () => {
     expect(await at()).toBe(Math.fround(1.05));
   });
 
-  it("are without 8 bits in the float32 twin of a dry run", async () => {
-    const layer = nn.fp8(new nn.Linear(8, 8, { seed: 1 }), { scaling: "current" });
-    const { outputs } = await dryRun(
-      (x: Tensor) => layer.forward(x),
-      tensor([Array.from({ length: 8 }, (_, i) => Math.sin(i))]),
+  it.each([
+    ["linear", () => new nn.Linear(8, 8, { seed: 1 }), [1, 8]],
+    ["convolution", () => new nn.Conv1d(8, 8, 1, { seed: 1 }), [1, 8, 1]],
+  ] as const)("are without 8 bits in the float32 twin of a dry run: %s", async (_, make, shape) => {
+    const layer = nn.fp8<nn.Linear | nn.Conv1d>(make(), { scaling: "current" });
+    const x = tensor(
+      Float32Array.from({ length: 8 }, (_, i) => Math.sin(i)),
+      { shape },
     );
+    const { outputs } = await dryRun((x: Tensor) => layer.forward(x), x);
     expect(outputs[0]?.relativeError).toBeGreaterThan(2 ** -8);
     expect(outputs[0]?.relativeError).toBeLessThan(2 ** -3);
   });

@@ -185,6 +185,20 @@ it("a dtype that a policy does not name is refused, also inside", () => {
   expect(model.to("bfloat16").parameters()[0]?.dtype).toBe("bfloat16");
 });
 
+it("tensors that a policy would not reach are refused, going in and coming out", () => {
+  class Named extends nn.Module {
+    readonly linear = new nn.Linear(3, 2);
+    forward(given: Tensor | ReadonlyMap<string, Tensor>): Tensor | ReadonlyMap<string, Tensor> {
+      return given instanceof Map ? (given.get("x") as Tensor) : new Map([["y", this.linear.forward(given as Tensor)]]);
+    }
+  }
+  const model = new Named();
+  expect(model.forward(input())).toBeInstanceOf(Map);
+  model.withPolicy("bf16-mixed");
+  for (const given of [input(), new Map([["x", input()]])])
+    expectRefusal(() => model.forward(given), "option.invalid", ["withPolicy", "Map"]);
+});
+
 it("super.forward applies no policy twice", () => {
   class Twice extends nn.Linear {
     override forward(x: Tensor): Tensor {

@@ -48,6 +48,20 @@ it.each([
   ]);
 });
 
+it.each([
+  ["a map", new Map([["x", zeros([1])]]), "Map"],
+  ["a set inside", { parts: [new Set([zeros([1])])] }, "Set"],
+  [
+    "an instance",
+    new (class Pair {
+      readonly first = zeros([1]);
+    })(),
+    "Pair",
+  ],
+])("case 49: tensors in %s are refused, which no cast would reach", (_, tree, name) => {
+  expectRefusal(() => castTree(tree as object, "bfloat16"), "option.invalid", ["castTree", name]);
+});
+
 describe.each(DEVICES)("case 50: on %s", (device) => {
   beforeAll(() => {
     useDevice(device);
