@@ -5,7 +5,7 @@
 
 namespace binade {
 
-constexpr int64_t kAbiVersion = 3;
+constexpr int64_t kAbiVersion = 4;
 
 enum class DType : int32_t {
   float64 = 0, float32 = 1, float16 = 2, bfloat16 = 3, float8_e4m3fn = 4, float8_e5m2 = 5, int64 = 6, int32 = 7,
@@ -27,9 +27,9 @@ constexpr int64_t kOpcodeCount = 64;
 
 enum class KernelCode : int32_t {
   pointwise = 0, reduce = 1, row = 2, matmul = 3, gather = 4, scatterAdd = 5, attention = 6, attentionBackward = 7,
-  plane = 8, convolution = 9, channel = 10,
+  plane = 8, convolution = 9, channel = 10, magnitudes = 11,
 };
-constexpr int64_t kKernelCodeCount = 11;
+constexpr int64_t kKernelCodeCount = 12;
 
 enum class Combine : int32_t {
   sum = 0, product = 1, max = 2, min = 3, argMax = 4, argMin = 5, sumInt = 6,

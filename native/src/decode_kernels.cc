@@ -105,6 +105,21 @@ void decodeReduce(Reader& reader, Kernel* kernel) {
   finishVm(reader, &decoded->epilogue);
 }
 
+void decodeMagnitudes(Reader& reader, Kernel* kernel) {
+  MagnitudeKernel* decoded = reader.allocate<MagnitudeKernel>(1);
+  kernel->magnitudes = decoded;
+  const Domain domain = reader.domain();
+  if (domain.size > INT32_MAX) reader.fail("expected at most 2^31 - 1 elements to count, got more");
+  decodeVm(reader, domain, {0, 1}, &decoded->prologue);
+  requireBuffers(reader, decoded->prologue, 1, &decoded->operand);
+  decoded->counts = reader.ref();
+  reader.touchArray(decoded->counts, kMagnitudeCounts, sizeof(int32_t));
+  if (reader.failed()) return;
+  int ends[1] = {domain.rank};
+  mergeAxes(&decoded->prologue, ends, 1);
+  finishVm(reader, &decoded->prologue);
+}
+
 /// Merges the row axes of a program that runs over whole rows; the last axis stays the row.
 void finishRowVm(Reader& reader, Vm* vm) {
   if (reader.failed()) return;
@@ -303,6 +318,8 @@ void decodeKernel(Reader& reader, Kernel* kernel) {
       return decodePointwise(reader, kernel);
     case KernelCode::reduce:
       return decodeReduce(reader, kernel);
+    case KernelCode::magnitudes:
+      return decodeMagnitudes(reader, kernel);
     case KernelCode::row:
       return decodeRow(reader, kernel);
     case KernelCode::matmul:

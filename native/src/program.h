@@ -15,6 +15,7 @@ constexpr int kMaxRegisters = 256;
 constexpr int kMaxRowBuffers = 16;
 constexpr int kMaxCombines = 16;
 constexpr int kMaxParameters = 4;
+constexpr int kMagnitudeCounts = 258;  // by exponent; of zeros; of finite numbers above 65504
 
 /// A byte address inside a buffer: binding 0 is the arena, i >= 1 the i-th buffer handed to run().
 struct Ref {
@@ -79,6 +80,12 @@ struct ReduceKernel {
   Combine combines[kMaxCombines];
   int registers[kMaxCombines];  // of the prologue, holding the operands
   Vm prologue, epilogue;
+};
+
+struct MagnitudeKernel {
+  Vm prologue;
+  int operand;  // register of the prologue that holds it
+  Ref counts;   // int32 (kMagnitudeCounts)
 };
 
 struct RowKernel {
@@ -197,6 +204,7 @@ struct Kernel {
   union {
     const PointwiseKernel* pointwise;
     const ReduceKernel* reduce;
+    const MagnitudeKernel* magnitudes;
     const RowKernel* row;
     const MatmulKernel* matmul;
     const GatherKernel* gather;

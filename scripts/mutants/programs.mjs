@@ -17,6 +17,22 @@ export const mutants = [
     expected: "not over an operand that a product reads",
   },
   {
+    name: "variables overwritten while a product still reads them",
+    file: "src/compile/schedule.ts",
+    find: "feedsCore.every((n) => spares(n, !isLate))",
+    replace: "feedsCore.every((n) => spares(n, true))",
+    test: "test/compile/schedule.test.ts",
+    expected: "are copied at the end where the old value is read otherwise",
+  },
+  {
+    name: "counts of magnitudes that miss their zeros",
+    file: "src/backends/reference/evaluate.ts",
+    find: "if (value === 0) count(ZEROS);",
+    replace: "if (Object.is(value, 0)) count(ZEROS);",
+    test: "test/backends/magnitudes.test.ts",
+    expected: "counts of magnitudes on the reference",
+  },
+  {
     name: "memory not asked for before it is allocated",
     file: "src/tensor/runtime.ts",
     find: "  requireRoom(device, program, valueAt);\n",

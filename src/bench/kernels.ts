@@ -3,6 +3,7 @@ import { AdamW } from "../optim/adam.ts";
 import { type Compiled, compile } from "../tensor/compile.ts";
 import { layerNorm, scaledDotProductAttention } from "../tensor/functions.ts";
 import { gradients, gradientsOf } from "../tensor/gradients.ts";
+import { magnitudesOf } from "../tensor/magnitudes.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
 import type { Precision } from "../train/presets.ts";
@@ -90,7 +91,7 @@ export function attentionWorkloads(precision: Precision): Workload[] {
 }
 
 /** Operations per element, for the record: memory decides. */
-const [NORM_OPERATIONS, SOFTMAX_OPERATIONS, ADAM_OPERATIONS] = [8, 30, 17];
+const [NORM_OPERATIONS, SOFTMAX_OPERATIONS, ADAM_OPERATIONS, COUNT_OPERATIONS] = [8, 30, 17, 3];
 /** 64 MB of float32, beyond the caches. */
 const [ROWS, COLUMNS] = [16384, 1024] as const;
 const ADAM_PARAMETERS = 10_000_000;
@@ -111,6 +112,7 @@ export function rowWorkloads(): Workload[] {
     memoryKernel("layer norm", NORM_OPERATIONS, 2, (x) => corner(layerNorm(x, weight, bias))),
     memoryKernel("softmax", SOFTMAX_OPERATIONS, 2, (x) => corner(x.softmax())),
     memoryKernel("column sums", 1, 1, (x) => x.sum({ axes: 0 })),
+    memoryKernel("magnitude counts", COUNT_OPERATIONS, 1, magnitudesOf),
     adamWorkload(),
   ];
 }

@@ -31,7 +31,7 @@ export const SUITES = {
     workloads: attentionWorkloads,
   },
   rows: {
-    summary: "layer norm, softmax, column sums and AdamW in float32, which memory bounds",
+    summary: "layer norm, softmax, column sums, counts of magnitudes and AdamW in float32, which memory bounds",
     hasPrecision: false,
     workloads: rowWorkloads,
   },

@@ -36,6 +36,8 @@ export const kindOf = (node: Node): KernelKind => {
       return "placement";
     case "reduce":
       return "reduce";
+    case "magnitudes":
+      return "magnitudes";
     case "contraction":
       return "contraction";
     case "index":

@@ -45,7 +45,7 @@ const HAS_EPILOGUE: ReadonlySet<KernelKind> = new Set([
   "channelMap",
 ]);
 /** Kernels whose operands pass through expressions after they are loaded. */
-const HAS_PROLOGUE: ReadonlySet<KernelKind> = new Set(["reduce", "row"]);
+const HAS_PROLOGUE: ReadonlySet<KernelKind> = new Set(["reduce", "magnitudes", "row"]);
 
 /** Partitions what `request` needs (`nodes`, oldest first) into kernels. */
 export function partition(nodes: readonly Node[], request: Request, fuse: boolean): Partition {

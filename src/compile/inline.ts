@@ -1,6 +1,6 @@
 /** Which nodes are never stored, but recomputed inside every kernel that reads them; and what reads see through movements. */
 import { byteSize, type DType } from "../formats/table.ts";
-import type { Node } from "../ir/graph.ts";
+import type { Node, Op } from "../ir/graph.ts";
 import { contiguousView, isContiguous, sizeOf, type View } from "../ops/shape.ts";
 
 /** A value as its reader sees it: the node that is computed or stored, and the view through the movements in between. */
@@ -138,10 +138,9 @@ const drawsRandom = (node: Node, known: ReadonlyMap<Node, number>): boolean =>
   isRandom(node) || node.inputs.some((input) => known.has(input) && drawsRandom(input, known));
 
 /** Kernels that evaluate expressions on what they load; the others read stored elements. */
-const absorbsAny = (node: Node): boolean => {
-  const { kind } = node.op;
-  return kind === "pointwise" || kind === "reduce" || (kind === "composite" && node.op.native?.family === "row");
-};
+const absorbsAny = ({ op }: Node): boolean =>
+  ABSORBING.has(op.kind) || (op.kind === "composite" && op.native?.family === "row");
+const ABSORBING: ReadonlySet<Op["kind"]> = new Set(["pointwise", "reduce", "magnitudes"]);
 
 /** Kernels that pack or stage their operands, and convert them on the way. */
 const convertsOperands = ({ op }: Node): boolean =>

@@ -28,8 +28,8 @@ export interface Ordering {
  *
  * A kernel is as urgent as its core is old, and never less than what reads it: an epilogue that was written later (the
  * unscaling of a gradient) does not hold its product back while the activations that it reads stay alive, and what such an
- * epilogue needs is there in time. Sums that yield a few scalars run right after what they read: they cost no memory, and what
- * they read may still be in a cache.
+ * epilogue needs is there in time. Sums that yield a few scalars run right after what they read, and so do counts of magnitudes: they
+ * cost no memory, and what they read may still be in a cache.
  */
 export function order(given: Ordering): { order: readonly Group[]; stuck: Group | null } {
   const { groups, before, writers } = given;
@@ -101,6 +101,10 @@ class Balance {
 /** Elements up to which the results of sums are a few scalars. */
 const FEW = 16;
 
+const yieldsFew = (group: Group): boolean =>
+  group.kind === "magnitudes" ||
+  (group.kind === "reduce" && membersOf(group).every((n) => group.prologue.has(n) || sizeOf(n.shape) <= FEW));
+
 /** Ranks, lowest first. Groups on a cycle, which `order` reports, are left with whatever rank they have. */
 function urgency({ groups, before, writers }: Ordering, last: ReadonlySet<Group>): ReadonlyMap<Group, number> {
   const newest = (nodes: readonly Node[]): number => Math.max(...nodes.map((n) => n.id));
@@ -109,11 +113,12 @@ function urgency({ groups, before, writers }: Ordering, last: ReadonlySet<Group>
   const byAge = [...groups].sort((a, b) => newest(membersOf(a)) - newest(membersOf(b)));
   for (const group of byAge) {
     const producers = [...(before.get(group) ?? [])].map((p) => rank.get(p) ?? own(p));
-    const yieldsFew =
-      group.kind === "reduce" &&
-      !writers.has(group) &&
-      membersOf(group).every((n) => group.prologue.has(n) || sizeOf(n.shape) <= FEW);
-    rank.set(group, yieldsFew && producers.length > 0 ? Math.min(own(group), Math.max(...producers)) : own(group));
+    rank.set(
+      group,
+      yieldsFew(group) && !writers.has(group) && producers.length > 0
+        ? Math.min(own(group), Math.max(...producers))
+        : own(group),
+    );
   }
   const stack = [...groups];
   for (let group = stack.pop(); group !== undefined; group = stack.pop()) {

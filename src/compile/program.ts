@@ -40,6 +40,7 @@ export interface Write {
 export type KernelKind =
   | "pointwise"
   | "reduce"
+  | "magnitudes"
   | "row"
   | "contraction"
   | "placement"

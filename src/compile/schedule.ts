@@ -77,13 +77,16 @@ export function schedule({ groups, inline }: Partition, request: Request): Sched
   }
 }
 
-/** Kernels whose epilogue loads all that it reads of a block before it stores a result of it, when cores and prologue are done there. */
-const STORES_IN_PLACE: ReadonlySet<KernelKind> = new Set(["pointwise", "contraction", "reduce"]);
+/**
+ * Kernels whose epilogue loads all that it reads of a block before it stores a result of it, when cores and prologue are done there;
+ * so does their prologue, which passes over each element once.
+ */
+const STORES_IN_PLACE: ReadonlySet<KernelKind> = new Set(["pointwise", "contraction", "reduce", "magnitudes"]);
 
 /**
- * The kernel may store the new value where the old one stands: it reads the old value, if at all, element for element, and not
- * as what a product or sum reads, which is read again after other elements are written. What a prologue stores is all stored
- * before the epilogue begins, which then may not read the old value at all.
+ * The kernel may store the new value where the old one stands: the part that stores it reads the old value, if at all, element for
+ * element, and no other part reads it. Products read elements again after an epilogue has stored others; what a prologue stores is
+ * all stored before the epilogue begins.
  */
 function overwritable(group: Group | undefined, variable: Node, value: Node, inline: ReadonlySet<Node>): boolean {
   if (group === undefined || !STORES_IN_PLACE.has(group.kind)) return false;
@@ -96,7 +99,7 @@ function overwritable(group: Group | undefined, variable: Node, value: Node, inl
     });
   const feedsCore = [...group.cores, ...group.prologue];
   const isLate = !group.prologue.has(value);
-  return [...group.epilogue].every((n) => spares(n, isLate)) && feedsCore.every((n) => spares(n, false));
+  return [...group.epilogue].every((n) => spares(n, isLate)) && feedsCore.every((n) => spares(n, !isLate));
 }
 
 /** Producers before readers; readers of a variable's old value before its writer. */

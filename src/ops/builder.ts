@@ -7,6 +7,7 @@ import type { Attributes, Node, Op } from "./define.ts";
 import { ELEMENTWISE } from "./elementwise.ts";
 import { INDEXING } from "./indexing.ts";
 import { LINEAR } from "./linear.ts";
+import { MAGNITUDE } from "./magnitudes.ts";
 import { MOVEMENT } from "./movement.ts";
 import { REDUCE } from "./reduce.ts";
 import { broadcastShapes, extent, type Shape, sameShape } from "./shape.ts";
@@ -172,6 +173,7 @@ export function makeBuilder(node: NodeFactory) {
     },
     max: (x: Node, axes: readonly number[]): Node => node(REDUCE.max, [x], { axes }),
     min: (x: Node, axes: readonly number[]): Node => node(REDUCE.min, [x], { axes }),
+    magnitudeCounts: (x: Node): Node => node(MAGNITUDE.magnitudeCounts, [x]),
     matmul: (a: Node, w: Node, dtype: DType = a.dtype): Node => node(LINEAR.matmul, [a, w], { dtype }),
     gather: (table: Node, indices: Node, axis = 0): Node => node(INDEXING.gather, [table, indices], { axis }),
     scatterAdd: (values: Node, indices: Node, to: { axis: number; rows: number; dtype: DType }): Node =>

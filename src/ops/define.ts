@@ -115,6 +115,11 @@ export interface ReduceRow extends Row {
   readonly combine: Combine;
 }
 
+/** How many elements are of which magnitude, whatever their order. */
+export interface MagnitudeRow extends Row {
+  readonly kind: "magnitudes";
+}
+
 /** (…, m, k) × (…, k, n), accumulated in float32. */
 export interface ContractionRow extends Row {
   readonly kind: "contraction";
@@ -161,6 +166,7 @@ export type OpRow =
   | MovementRow
   | PlacementRow
   | ReduceRow
+  | MagnitudeRow
   | ContractionRow
   | IndexRow
   | CompositeRow;

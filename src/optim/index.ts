@@ -10,7 +10,6 @@ export { clipByGlobalNorm, globalNorm } from "./clip.ts";
 export { GradScaler, type Scaled } from "./gradScaler.ts";
 export { Lion, type LionOptions } from "./lion.ts";
 export {
-  type MeterOptions,
   type MeterReading,
   type Meters,
   meterUpdates,

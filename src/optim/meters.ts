@@ -1,11 +1,10 @@
 /** Meters: where gradients lie in the range of 16 bits, and how many updates a 16-bit weight would lose. Values of the step, read late. */
 import { BinadeError, showValue } from "../errors.ts";
 import { type HalfDType, isFloat } from "../formats/index.ts";
-import { requireBoolean, requireFields, requireKnownKeys } from "../precision/options.ts";
-import { EXPONENTS, histogramOf } from "../tensor/exponents.ts";
-import { RANGE_COUNTS, type RangeShares, rangeCounts, rangeShares } from "../tensor/float16-range.ts";
+import { requireFields } from "../precision/options.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
+import { type Magnitudes, magnitudesIn, magnitudesOf } from "../tensor/magnitudes.ts";
 import { realize } from "../tensor/realize.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
@@ -16,33 +15,21 @@ import type { Steppable } from "./optimizer.ts";
 export interface Meters {
   readonly names: readonly string[];
   readonly sizes: readonly number[];
-  /** float32 (5 · names), see `rangeCounts`. */
+  /** int32 (258 · names), for `readMeters`. */
   readonly counts: Tensor;
-  /** float32 (names, 256): elements by biased exponent; null unless asked for. */
-  readonly histograms: Tensor | null;
 }
 
-/** How the elements of one tensor lie in float16's range. */
-export interface MeterReading extends RangeShares {
+/** How the elements of one tensor lie in float16's range, and in which binades. */
+export interface MeterReading extends Magnitudes {
   readonly name: string;
   readonly size: number;
-  /**
-   * Elements by binade: entry e counts 2^(e − 127) ≤ |x| < 2^(e − 126), entry 0 zeros and float32's subnormals, entry 255 ∞ and
-   * NaN; null unless asked for. Counts are float32 numbers: one of more than 2²⁴ is too small.
-   */
-  readonly histogram: Float32Array | null;
-}
-
-export interface MeterOptions {
-  /** Whether exponents are counted one by one, which costs about ten times as much as the shares. Default false. */
-  readonly histograms?: boolean;
 }
 
 /**
- * Where gradients, or any tensors by name, lie in float16's range: part of the step's graph.
+ * Where gradients, or any tensors by name, lie in float16's range, with a histogram of their exponents: part of the step's graph.
  *
  * @param values what `gradients` or `unscale` gave, or pairs of a name and a floating tensor
- * @throws BinadeError `option.invalid` for none; `dtype.unsupported` for integers; `option.unknown` for another option.
+ * @throws BinadeError `option.invalid` for none; `dtype.unsupported` for integers; `shape.invalid` for more than 2³¹ − 1 elements.
  * @example
  * const step = compile((x: Tensor, y: Tensor) => {
  *   const scaled = gradients(scaler.scale(lossOf(x, y)), model);
@@ -53,11 +40,7 @@ export interface MeterOptions {
  */
 export function meterValues(
   values: Grads<"scaled"> | Grads<"true"> | Iterable<readonly [string | Variable, Tensor]>,
-  options: MeterOptions = {},
 ): Meters {
-  requireKnownKeys("meterValues", options, ["histograms"]);
-  const { histograms = false } = options;
-  requireBoolean("meterValues: histograms", histograms);
   const entries = namedTensors(values);
   if (entries.length === 0)
     throw new BinadeError("option.invalid", "meterValues: expected at least one tensor, got none; pass gradients");
@@ -72,8 +55,7 @@ export function meterValues(
   return {
     names: entries.map(([name]) => name),
     sizes: tensors.map(({ size }) => size),
-    counts: concatenate(tensors.flatMap((tensor) => rangeCounts(tensor).map((scalar) => scalar.reshape([1])))),
-    histograms: histograms ? concatenate(tensors.map((tensor) => histogramOf(tensor).reshape([1, EXPONENTS]))) : null,
+    counts: concatenate(tensors.map(magnitudesOf)),
   };
 }
 
@@ -139,34 +121,21 @@ export function meterUpdates(optimizer: Steppable, grads: Grads<"true">, dtype: 
   }
   const counted = updates.map(([variable, next]) => {
     const now = variable.read();
-    const changes = next.notEqual(now);
-    const stays = next.cast(dtype).equal(now.cast(dtype));
     const count = (condition: Tensor): Tensor => condition.cast("float32").sum().reshape([1]);
-    return { changed: count(changes), lost: count(changes.and(stays)) };
+    // What changes after rounding has changed before it.
+    return { changed: count(next.notEqual(now)), kept: count(next.cast(dtype).notEqual(now.cast(dtype))) };
   });
-  return {
-    names: updates.map(([{ name }]) => name),
-    changed: concatenate(counted.map(({ changed }) => changed)),
-    lost: concatenate(counted.map(({ lost }) => lost)),
-  };
+  const changed = concatenate(counted.map((counts) => counts.changed));
+  const lost = changed.sub(concatenate(counted.map(({ kept }) => kept)));
+  return { names: updates.map(([{ name }]) => name), changed, lost };
 }
 
 /** Reads meters: one reading per tensor; of one without elements every share is 0. */
 export async function readMeters(meters: Meters): Promise<readonly MeterReading[]> {
-  requireFields("readMeters", meters, ["names", "sizes", "counts", "histograms"], "meterValues");
-  const { names, sizes, counts, histograms } = meters;
-  await realize([counts, ...(histograms === null ? [] : [histograms])].map(({ node }) => node));
+  requireFields("readMeters", meters, ["names", "sizes", "counts"], "meterValues");
+  const { names, sizes, counts } = meters;
   const all = await counts.data();
-  const binades = histograms === null ? null : await histograms.data();
-  return names.map((name, i) => {
-    const size = sizes[i] ?? 0;
-    return {
-      name,
-      size,
-      ...rangeShares(all.slice(i * RANGE_COUNTS, (i + 1) * RANGE_COUNTS), size),
-      histogram: binades === null ? null : Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number),
-    };
-  });
+  return names.map((name, i) => ({ name, size: sizes[i] ?? 0, ...magnitudesIn(all, i) }));
 }
 
 /** Reads the meters of updates: one reading per parameter. */

@@ -1,12 +1,12 @@
 /** Per op: how a step's values lie in float16's range. On request, for it takes several times as long as the step. */
 import type { DType } from "../formats/index.ts";
-import type { RangeShares } from "./float16-range.ts";
+import type { Magnitudes } from "./magnitudes.ts";
 import { requireStep, requireTensors } from "./require.ts";
 import { type Place, valuesOfStep } from "./step-values.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** One value of a step. */
-export interface MeasuredValue extends Place, RangeShares {
+export interface MeasuredValue extends Place, Magnitudes {
   readonly op: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
@@ -16,11 +16,6 @@ export interface MeasuredValue extends Place, RangeShares {
   readonly nonFinite: number;
   /** Largest magnitude among the finite ones. */
   readonly largest: number;
-  /**
-   * Elements by binade: entry e counts 2^(e − 127) ≤ |x| < 2^(e − 126), entry 0 zeros and float32's subnormals, entry 255 ∞ and
-   * NaN. Counts are float32 numbers: one of more than 2²⁴ is too small.
-   */
-  readonly histogram: Float32Array;
 }
 
 /**
@@ -38,14 +33,11 @@ export async function measureValues<A extends readonly Tensor[]>(
 ): Promise<readonly MeasuredValue[]> {
   requireStep("measureValues", step);
   requireTensors("measureValues: argument", args);
-  const { values } = await valuesOfStep(step, args, { ranges: true });
-  return values.flatMap(({ node, place, isGradient, reason, nonFinite, largest, range }) => {
-    if (range === null) return [];
-    const { shares, histogram } = range;
+  const { values } = await valuesOfStep(step, args, { countsMagnitudes: true });
+  return values.flatMap(({ node, place, isGradient, reason, nonFinite, largest, magnitudes }) => {
+    if (magnitudes === null) return [];
     const [called, module] = [reason?.function ?? place.function, reason?.module ?? place.module];
     const where = { function: called, module, gradientOf: place.gradientOf, isGradient };
-    return [
-      { op: node.op.name, dtype: node.dtype, shape: node.shape, ...where, nonFinite, largest, ...shares, histogram },
-    ];
+    return [{ op: node.op.name, dtype: node.dtype, shape: node.shape, ...where, nonFinite, largest, ...magnitudes }];
   });
 }

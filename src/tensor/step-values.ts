@@ -1,15 +1,13 @@
-/** Every floating value of a step with its place: how many elements are not finite, the largest, and on request its range. */
+/** Every floating value of a step with its place: how many elements are not finite, the largest, and on request its magnitudes. */
 import { differentiatedNode } from "../autodiff/backward.ts";
 import { isFloat } from "../formats/index.ts";
 import { type Node, observingNodes } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
-import { sizeOf } from "../ops/shape.ts";
 import { type CastReason, placeNow, reasonOf } from "../precision/autocast.ts";
 import { full, zeros } from "./create.ts";
-import { EXPONENTS, histogramOf } from "./exponents.ts";
 import { nonFiniteCount } from "./finite.ts";
-import { RANGE_COUNTS, type RangeShares, rangeCounts, rangeShares } from "./float16-range.ts";
 import { concatenate, where } from "./functions.ts";
+import { type Magnitudes, magnitudesIn, magnitudesOf } from "./magnitudes.ts";
 import { gradientsSoFar, type ReplayOptions, replay } from "./replay.ts";
 import { tensorsByPlace } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
@@ -20,13 +18,6 @@ export interface Place {
   readonly module: string | null;
   /** The op whose gradient it belongs to; null in forward. */
   readonly gradientOf: string | null;
-}
-
-/** Where the elements of a value lie. */
-export interface ValueRange {
-  readonly shares: RangeShares;
-  /** Elements by biased exponent, see `histogramOf`. */
-  readonly histogram: Float32Array;
 }
 
 /** One value of a step. */
@@ -41,8 +32,8 @@ export interface StepValue {
   readonly nonFinite: number;
   /** Largest magnitude among the finite ones. */
   readonly largest: number;
-  /** Where its elements lie; null unless asked for. */
-  readonly range: ValueRange | null;
+  /** How its elements are distributed; null unless asked for. */
+  readonly magnitudes: Magnitudes | null;
 }
 
 export interface StepValues {
@@ -54,15 +45,15 @@ export interface StepValues {
 
 /** How a step is watched. */
 export interface StepValuesOptions extends ReplayOptions {
-  /** Whether the range of every value is measured. Default false. */
-  readonly ranges?: boolean;
+  /** Whether the magnitudes of every value are counted. Default false. */
+  readonly countsMagnitudes?: boolean;
 }
 
 /** Runs a step on these arguments and looks at every value; nothing is assigned. */
 export async function valuesOfStep<A extends readonly Tensor[]>(
   step: (...args: A) => unknown,
   args: A,
-  { ranges = false, ...options }: StepValuesOptions = {},
+  { countsMagnitudes = false, ...options }: StepValuesOptions = {},
 ): Promise<StepValues> {
   const places = new Map<Node, Place>();
   let seen: readonly Node[] = [];
@@ -77,20 +68,11 @@ export async function valuesOfStep<A extends readonly Tensor[]>(
     const tensors = seen.map((node) => new Tensor(node));
     return {
       extremes: joined(tensors.flatMap((x) => [nonFiniteCount(x), largestOf(x)])),
-      counts: joined(ranges ? tensors.flatMap(rangeCounts) : []),
-      binades: joined(ranges ? tensors.map(histogramOf) : []),
+      counts: joined(countsMagnitudes ? tensors.map(magnitudesOf) : []),
     };
   };
   const { result } = await replay(body, args, options);
-  const [extremes, counts, binades] = [
-    await result.extremes.data(),
-    await result.counts.data(),
-    await result.binades.data(),
-  ];
-  const rangeOf = (i: number, elements: number): ValueRange => ({
-    shares: rangeShares(counts.slice(i * RANGE_COUNTS, (i + 1) * RANGE_COUNTS), elements),
-    histogram: Float32Array.from(binades.slice(i * EXPONENTS, (i + 1) * EXPONENTS), Number),
-  });
+  const [extremes, counts] = [await result.extremes.data(), await result.counts.data()];
   const ofGradients = madeOfGradients(seen, places);
   const values = seen.map((node, i) => ({
     node,
@@ -99,7 +81,7 @@ export async function valuesOfStep<A extends readonly Tensor[]>(
     reason: reasonOf(node),
     nonFinite: Number(extremes[2 * i]),
     largest: Number(extremes[2 * i + 1]),
-    range: ranges ? rangeOf(i, sizeOf(node.shape)) : null,
+    magnitudes: countsMagnitudes ? magnitudesIn(counts, i) : null,
   }));
   const broken = new Set(values.filter(({ nonFinite }) => nonFinite > 0).map(({ node }) => node));
   return { values, isFinite: !results.some((node) => broken.has(memoryBehind(node))) };
@@ -138,6 +120,6 @@ export function memoryBehind(node: Node): Node {
 const largestOf = (x: Tensor): Tensor =>
   x.size === 0 ? full([], 0) : where(x.isFinite(), x.abs(), 0).cast("float32").max();
 
-/** Scalars and lists of float32 one after another. */
+/** Scalars and lists of one dtype, one after another. */
 const joined = (parts: readonly Tensor[]): Tensor =>
   parts.length === 0 ? zeros([0]) : concatenate(parts.map((part) => part.reshape([part.size])));

@@ -94,7 +94,7 @@ function checkInPlace(kernel: Kernel): void {
   const written = new Set(kernel.writes.map((w) => bindingOf(w.operand.buffer.storage)).filter((i) => i >= 0));
   for (const { buffer, view } of kernel.reads.values()) {
     if (!written.has(bindingOf(buffer.storage))) continue;
-    expect(["pointwise", "contraction", "reduce"]).toContain(kernel.kind);
+    expect(["pointwise", "contraction", "reduce", "magnitudes"]).toContain(kernel.kind);
     expect(isContiguous(view) && view.offset === 0, "reads what it overwrites through a view").toBe(true);
   }
 }

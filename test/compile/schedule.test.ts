@@ -65,6 +65,16 @@ describe("assignments", () => {
     expect(program.kernels.at(-1)?.writes.map((w) => writesTo(program, w.operand.buffer.storage))).toEqual([u]);
   });
 
+  it.each([
+    ["a sum", (value: Node) => b.sum(b.square(b.sub(value, u)), [0])],
+    ["counts", (value: Node) => b.magnitudeCounts(value)],
+  ])("are made in place by the prologue of %s that reads both element for element", async (_, meter) => {
+    const value = b.sub(u, b.mul(v, 0.1));
+    const program = await check([meter(value)], new Map([[u, value]]), [u, v]);
+    expect(program.kernels).toHaveLength(1);
+    expect(program.arenaByteLength).toBe(0);
+  });
+
   it("by a product do not keep what it reads alive until the end", async () => {
     const [x, g] = [leaf([64, 64]), leaf([64, 64])];
     const weights = Array.from({ length: 6 }, () => leaf([64, 64]));
@@ -98,6 +108,7 @@ describe("assignments", () => {
     for (const kernel of program.kernels) {
       const written = kernel.writes.map((w) => writesTo(program, w.operand.buffer.storage));
       if (!written.includes(u)) continue;
+      expect(kernel.kind).toBe("pointwise");
       for (const [node, { view }] of kernel.reads)
         if (writesTo(program, kernel.reads.get(node)?.buffer.storage ?? { kind: "" }) === u)
           expect(view.strides).toEqual([3, 1]);

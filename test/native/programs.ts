@@ -126,6 +126,13 @@ const identity = (binding: number, strides: readonly number[]): Vm => ({
   stores: [{ reg: 0, view: flat(binding, strides) }],
 });
 
+const counted: Vm = {
+  registers: 1,
+  loads: [{ reg: 0, view: flat(1, [6, 1]) }],
+  code: [],
+  stores: [{ reg: 0, buffer: 0 }],
+};
+
 /** One kernel of every kind, and bindings that it fits exactly. */
 export function everyKernel(): { kernels: number[][]; bindings: ArrayBufferView[] } {
   const kernels = [
@@ -174,6 +181,7 @@ export function everyKernel(): { kernels: number[][]; bindings: ArrayBufferView[
     }),
     gather(24, 4, 4, 3),
     kernelWords("scatterAdd", [1, 24, 4, 1, 1, ...refWords(3), FORMATS.int32.code, ...refWords(4), 1, ...refWords(5)]),
+    kernelWords("magnitudes", [...domainWords([4, 6]), ...vmWords(counted), ...refWords(0, 2048)]),
     attention(6, false),
     attention(6, true),
     maxima(1, 5),

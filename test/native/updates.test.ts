@@ -35,6 +35,28 @@ describe.skipIf(ISAS.length === 0)("variables", () => {
     await check([b.add(b.reshape(u, [3]), b.sum(value, [1]))], new Map([[u, value]]), leaves);
   });
 
+  it.each([
+    [[7], [0]],
+    [[40_000], [0]],
+    [[300, 130], [1]],
+    [[300, 130], [0]],
+    [
+      [5, 700, 9],
+      [0, 2],
+    ],
+  ])("of %j are overwritten by the prologue of a sum over %j that reads them", async (shape, axes) => {
+    const leaves: Leaves = new Map();
+    const [u, v, g] = [1, 2, 3].map((seed) => random(leaves, shape, "float32", seed)) as [Node, Node, Node];
+    const first = b.add(b.mul(u, 0.9), g);
+    const second = b.sub(v, b.mul(first, 0.1));
+    const changed = b.sum(b.cast(b.notEqual(narrow(second), narrow(v)), "float32"), axes);
+    const assignments = new Map([
+      [u, first],
+      [v, second],
+    ]);
+    expect(await check([changed, b.sum(v, axes)], assignments, leaves)).toEqual(["reduce", "reduce"]);
+  });
+
   it("updated from products, sums and each other in any order", { timeout: 120_000 }, async () => {
     const kinds = new Set<string>();
     const steps = fc.array(fc.tuple(fc.nat(7), fc.nat(99), fc.nat(99)), { minLength: 4, maxLength: 12 });

@@ -237,6 +237,18 @@ const REFUSALS: readonly Refusal[] = [
     "dtype.unsupported",
     ["matmul: ", "int32"],
   ],
+  [
+    "magnitudeCounts of 16 bits",
+    () => b.magnitudeCounts(leaf([2], "bfloat16")),
+    "dtype.unsupported",
+    ["magnitudeCounts: ", "float32", "bfloat16"],
+  ],
+  [
+    "magnitudeCounts of more than int32 counts",
+    () => b.magnitudeCounts(leaf([2 ** 16, 2 ** 15])),
+    "shape.invalid",
+    ["magnitudeCounts: ", "2^31", "[65536, 32768]"],
+  ],
   ["gather by floats", () => b.gather(x23(), leaf([1])), "dtype.unsupported", ["gather: ", "float32", "int32"]],
   [
     "scatterAdd by floats",

@@ -209,7 +209,7 @@ const CASES: Readonly<Record<string, readonly GradientCase[]>> = {
 /** Rows through which no gradient flows, and rows that pointwise.test.ts checks. */
 // biome-ignore format: a list of names
 const FLAT: readonly string[] = [
-  "input", "constant", "full", "iota", "random", "argMax", "argMin", "maxPoolIndex",
+  "input", "constant", "full", "iota", "random", "argMax", "argMin", "maxPoolIndex", "magnitudeCounts",
   "roundStochastic", "splitUpper", "splitLower", "splitJoin", "quantizeDynamic", "dequantizeDynamic",
 ];
 

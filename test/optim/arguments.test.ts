@@ -104,7 +104,6 @@ const PLACES: readonly Place[] = [
   ["StallDetector: observe", (wrong) => new optim.StallDetector().observe(anything(wrong))],
   ["readOutcome", (wrong) => readOutcome(anything(wrong))],
   ["meterValues", (wrong) => optim.meterValues(anything(wrong))],
-  ["meterValues: options", (wrong) => optim.meterValues([["x", tensor([1])]], anything(wrong)), [{}]],
   ["meterUpdates: optimizer", (wrong) => optim.meterUpdates(anything(wrong), anything(new Map()), "bfloat16")],
   ["meterUpdates: gradients", (wrong) => optim.meterUpdates(new optim.SGD([w()]), anything(wrong), "bfloat16")],
   ["readMeters", (wrong) => optim.readMeters(anything(wrong))],

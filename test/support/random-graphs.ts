@@ -186,6 +186,8 @@ const reduce: Rule = (x, _, n) => {
     n,
   )();
 };
+/** Counts of the binades from 2^-5 on, where most values lie. */
+const magnitudes: Rule = (x, _, n) => b.slice(b.magnitudeCounts(b.cast(float(x), "float32")), [122 + (n % 3)], [6]);
 const matmul: Rule = (x, y, n) => {
   const [p, q] = [float(x), float(y)];
   if (p.shape.length !== 2 || q.shape.length !== 2) return undefined;
@@ -249,6 +251,7 @@ const RULES: readonly Rule[] = [
   concatenate,
   reduce,
   reduce,
+  magnitudes,
   matmul,
   matmul,
   rowOp,

@@ -22,6 +22,8 @@ static void runKernel(const Run& run, const Kernel& kernel) {
       return runPointwise(run, *kernel.pointwise);
     case KernelCode::reduce:
       return runReduce(run, *kernel.reduce);
+    case KernelCode::magnitudes:
+      return runMagnitudes(run, *kernel.magnitudes);
     case KernelCode::row:
       return runRows(run, *kernel.row);
     case KernelCode::matmul:

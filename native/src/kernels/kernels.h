@@ -7,6 +7,7 @@ namespace BINADE_ISA {
 
 void runPointwise(const Run& run, const PointwiseKernel& kernel);
 void runReduce(const Run& run, const ReduceKernel& kernel);
+void runMagnitudes(const Run& run, const MagnitudeKernel& kernel);
 void runRows(const Run& run, const RowKernel& kernel);
 void runMatmul(const Run& run, const MatmulKernel& kernel);
 void runGather(const Run& run, const GatherKernel& kernel);

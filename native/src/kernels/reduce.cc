@@ -148,6 +148,7 @@ static void reduceTask(void* context, int64_t task, int worker) {
   VmState state = {};
   beginVm(&state, kernel.prologue, reduce.run.bases,
           scratch(reduce.run.pool, worker, kPrologueSlot, registerByteLength(kernel.prologue)));
+  state.readsInPlace = true;  // operands are stores of row buffers, which leave their lanes in the register
   Accumulators sums[kMaxCombines];
   const int64_t end = smaller((task + 1) * reduce.unitsPerTask, reduce.units);
   for (int64_t unit = task * reduce.unitsPerTask; unit < end; ++unit) {

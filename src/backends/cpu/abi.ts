@@ -2,7 +2,7 @@
 import { FN, type Fn } from "../../ops/expr.ts";
 
 /** Raised whenever a code or a layout below changes; the addon refuses programs of another version. */
-export const ABI_VERSION = 3;
+export const ABI_VERSION = 4;
 
 /**
  * Opcodes of the pointwise engine beyond the scalar primitives of `FN` (which come first, in table order).
@@ -48,6 +48,7 @@ export const KERNELS = [
   "plane",
   "convolution",
   "channel",
+  "magnitudes",
 ] as const;
 /** Which of a convolution and its two gradients a kernel computes, from which operands: x w, g w, or x g. */
 export const CONVOLUTION_FORMS = ["convolution", "convolutionInputGradient", "convolutionWeightGradient"] as const;
@@ -113,6 +114,9 @@ export const CHANNEL_CORES = [...CHANNEL_STATISTICS, ...CHANNEL_MAPS] as const;
  *                       domain = kept axes then reduced axes, keptRank >= 1; vectorAxis 0: the last reduced axis is the
  *                       contiguous one, 1: the last kept axis is. The prologue stores operand i in row buffer i; the
  *                       epilogue loads result i from row buffer i. A prologue may store to views, too.
+ * magnitudes         := domain prologue:vm(rank) counts:ref
+ *                       The prologue stores the operand in row buffer 0, and may store to views, too; counts are int32 (258), as
+ *                       in src/ops/magnitudes.ts
  * row                := domain core parameterCount parameter* inputCount outputCount prologue:vm(rank) epilogue:vm(rank)
  *                       the last axis is the row. The prologue stores input i in row buffer i; the core writes its
  *                       outputs to row buffers inputCount + i, which the epilogue loads. A (1) buffer broadcasts.

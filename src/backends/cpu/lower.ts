@@ -60,6 +60,8 @@ function lowerKernel(kernel: Kernel): readonly NativeKernel[] {
       return [{ kind: "pointwise", payload: pointwise(kernel) }];
     case "reduce":
       return [{ kind: "reduce", payload: reduce(kernel) }];
+    case "magnitudes":
+      return [{ kind: "magnitudes", payload: magnitudes(kernel) }];
     case "row":
       return [{ kind: "row", payload: row(kernel) }];
     case "contraction":
@@ -134,6 +136,16 @@ function combineCode(core: Node): Word {
     );
   }
   return COMBINES.indexOf(integer ? "sumInt" : op.combine);
+}
+
+function magnitudes(kernel: Kernel): readonly Word[] {
+  const core = coreOf(kernel);
+  const counts = kernel.writes.find(({ node }) => node === core);
+  invariant(counts !== undefined, () => `${describe(core)} is not stored`);
+  const prologue = new Evaluator(kernel, inputOf(core, 0).shape);
+  evaluateAll(prologue, kernel.prologue, kernel.writes);
+  prologue.vm.storeRowBuffer(prologue.value(inputOf(core, 0)), 0);
+  return [...domainWords(prologue.vm.domain), ...prologue.vm.words(), ...reference(counts.operand)];
 }
 
 /** Parameters that are float32 bits, by core. */

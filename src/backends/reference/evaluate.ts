@@ -1,10 +1,11 @@
 /** What every row means, element by element: the definition that other backends are held against. Slow and obvious. */
 import { BinadeError } from "../../errors.ts";
-import { type DType, isFloat, philox, round, storageArray, uniform } from "../../formats/index.ts";
+import { type DType, FORMATS, isFloat, philox, round, storageArray, uniform } from "../../formats/index.ts";
 import { build, describe, type Node } from "../../ir/graph.ts";
 import { topological } from "../../ir/walk.ts";
 import { type Attributes, listOf, numberOf } from "../../ops/define.ts";
 import { fold } from "../../ops/expr.ts";
+import { ABOVE_FLOAT16, EXPONENTS, MAGNITUDE_COUNTS, ZEROS } from "../../ops/magnitudes.ts";
 import { extent, isContiguous, rowMajor, type Shape, sizeOf, type View } from "../../ops/shape.ts";
 import { DIALECTS, type Values } from "./scalar.ts";
 
@@ -34,6 +35,8 @@ export function evaluate(
       return move(node, operands);
     case "reduce":
       return reduce(node, operand(operands, 0), op.combine);
+    case "magnitudes":
+      return countMagnitudes(operand(operands, 0));
     case "contraction":
       return contract(node, operand(operands, 0), operand(operands, 1));
     case "index":
@@ -225,6 +228,20 @@ const COMBINES: Readonly<Record<"sum" | "max" | "min" | "argMax" | "argMin", Acc
   argMax: () => extreme((a, b) => a > b),
   argMin: () => extreme((a, b) => a < b),
 };
+
+/** The upper bits of a float32, without its sign, are its exponent. */
+function countMagnitudes(x: Float64Array): Float64Array {
+  const counts = new Float64Array(MAGNITUDE_COUNTS);
+  const count = (at: number): void => {
+    counts[at] = (counts[at] as number) + 1;
+  };
+  for (const bits of new Uint32Array(Float32Array.from(x).buffer)) count((bits >>> 23) % EXPONENTS);
+  for (const value of x) {
+    if (value === 0) count(ZEROS);
+    if (Number.isFinite(value) && Math.abs(value) > FORMATS.float16.maxFinite) count(ABOVE_FLOAT16);
+  }
+  return counts;
+}
 
 /** Products and sums in float32, each rounded, in order of k; float64 operands in float64. */
 function contract(node: Node, a: Float64Array, w: Float64Array): Float64Array {
