@@ -136,4 +136,12 @@ export const mutants = [
     test: "test/precision/rules.test.ts",
     expected: "is told as it is now",
   },
+  {
+    name: "a cure that names a row of 8-bit products",
+    file: "src/tensor/overflow.ts",
+    find: "const own = isCast(node) || !isOpName(named) ? place.function : named;",
+    replace: 'const own = isCast(node) || (named === "" && isOpName(named)) ? place.function : named;',
+    test: "test/tensor/overflow.test.ts",
+    expected: "in 8 bits (block)",
+  },
 ];

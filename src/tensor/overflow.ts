@@ -3,7 +3,7 @@ import { type DType, FORMATS, isFloat } from "../formats/index.ts";
 import type { Node } from "../ir/graph.ts";
 import { showShape } from "../ops/shape.ts";
 import { requireFields } from "../precision/options.ts";
-import type { AutocastRule } from "../precision/rules.ts";
+import { type AutocastRule, isOpName } from "../precision/rules.ts";
 import { explainDType } from "./explain.ts";
 import { requireStep, requireTensors } from "./require.ts";
 import { variableName } from "./runtime.ts";
@@ -123,9 +123,17 @@ class Twin {
     return isCast(node) && x !== undefined ? this.of(memoryBehind(x)) : this.#of.get(node);
   }
 
-  largestOf(value: StepValue): number | null {
-    const other = this.of(value.node);
+  largestOf({ node }: StepValue): number | null {
+    const other = this.of(node) ?? this.#operandOfCast(node);
     return other === undefined || other.nonFinite > 0 ? null : other.largest;
+  }
+
+  /** What the twin does not have, such as products of an 8-bit recipe, still has its full range before it is cast. */
+  #operandOfCast(node: Node): StepValue | undefined {
+    const [x] = node.inputs;
+    if (!isCast(node) || x === undefined) return undefined;
+    const behind = memoryBehind(x);
+    return this.#own.find((value) => value.node === behind);
   }
 
   isBroken(value: StepValue): boolean {
@@ -187,7 +195,7 @@ async function cureOf(
 ): Promise<OverflowCure> {
   if (kind === "input")
     return { kind: "none", advice: "find out who made it: no precision policy repairs a value that comes in so" };
-  if (twin.isBroken(culprit)) {
+  if (twin.isBroken(culprit) || (kind === "forward" && culprit.node.dtype === "float32")) {
     const advice =
       "switching autocast off does not help either: look at the batch and at casts by hand, lower the learning rate, or clip";
     return { kind: "none", advice };
@@ -220,8 +228,9 @@ async function curingRules(
 
 /** The rule that has the op behind a value compute in float32; null if autocast has no say in it. */
 function ruleFor({ node, place, reason }: StepValue): AutocastRule | null {
-  // A product with a bias is rounded by a cast of its own, which belongs to the function.
-  const own = isCast(node) ? place.function : (place.gradientOf ?? node.op.name);
+  // A product with a bias is rounded by a cast of its own, which belongs to the function; so do products of 8-bit recipes.
+  const named = place.gradientOf ?? node.op.name;
+  const own = isCast(node) || !isOpName(named) ? place.function : named;
   const [op, module] = reason === undefined ? [own, place.module] : [reason.op, reason.module];
   if (op === null || op === "policy") return null;
   return { op, autocast: "wide", ...(module === null || module === "" ? {} : { module }) };

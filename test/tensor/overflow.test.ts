@@ -190,4 +190,28 @@ describe("a step", () => {
       'cure: rules: [{"op":"matmul","autocast":"wide"}]',
     ]);
   });
+
+  it.each([
+    "current",
+    "block",
+  ] as const)("in 8 bits (%s), whose products the twin has not, has its cure", async (scaling) => {
+    const stepOf = (weight: number, scale: number) => {
+      const bias = false;
+      const head = new nn.Linear(4, 2, { bias, initialWeight: () => new Float32Array(8).fill(weight) });
+      const model = nn.fp8(new nn.Sequential(new nn.Linear(3, 4, { seed: 1 }), head), { scaling });
+      return (x: Tensor) => {
+        const loss = autocast("float16", () => model.forward(x))
+          .cast("float32")
+          .mul(scale)
+          .sum();
+        return [...gradients(loss, model).values()];
+      };
+    };
+    const gradient = found(await explainOverflow(stepOf(300, 1000), input(1e-4)));
+    // Two outputs times 300 · 1000: as far above 65504 as a scale 16 times smaller cures.
+    expect(gradient).toMatchObject({ kind: "gradient", function: "linear", cure: { kind: "lossScale", divisor: 16 } });
+    expect(await explainOverflow(stepOf(300, 1000 / 16), input(1e-4))).toBeNull();
+    const beyondFloat32 = found(await explainOverflow(stepOf(3e37, 1000), input(1e-4)));
+    expect(beyondFloat32.cure.kind).not.toBe("rules");
+  });
 });
