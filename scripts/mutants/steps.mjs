@@ -164,8 +164,8 @@ export const mutants = [
   {
     name: "running statistics of a skipped window kept",
     file: "src/optim/windowStatistics.ts",
-    find: "followSince(variable, where(isTaken(this.#taken, place), copy.read(), own));",
-    replace: "void [followSince, where, copy, own];",
+    find: "followSince(variable, where(isTaken, copy.read(), own), where(isTaken, taken, Number.POSITIVE_INFINITY));",
+    replace: "void [followSince, where, copy, own, isTaken, taken];",
     test: "test/optim/scaled-accumulation.test.ts",
     expected: "takes back the running statistics of a whole window",
   },
