@@ -33,8 +33,8 @@ const ROWS = {
   adamw: { rate: 1, addsDecay: false, make: (model, options, { betas }) => new AdamW(model, { ...options, betas }) },
   adam: { rate: 1, addsDecay: true, make: (model, options, { betas }) => new Adam(model, { ...options, betas }) },
   sgd: { rate: 50, addsDecay: true, make: (model, options) => new SGD(model, { ...options, momentum: 0.9 }) },
-  lion: { rate: 0.1, addsDecay: false, make: (model, options) => new Lion(model, options) },
-  adafactor: { rate: 5, addsDecay: false, make: (model, options) => new Adafactor(model, options) },
+  lion: { rate: 0.25, addsDecay: false, make: (model, options) => new Lion(model, options) },
+  adafactor: { rate: 10, addsDecay: false, make: (model, options) => new Adafactor(model, options) },
   // Muon's rate is scaled such that its updates are as large as AdamW's.
   muon: { rate: 1, addsDecay: false, make: (model, options, settings) => new MuonAndAdamW(model, options, settings) },
 } as const satisfies Readonly<Record<string, OptimizerRow>>;

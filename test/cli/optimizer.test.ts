@@ -22,9 +22,9 @@ describe("binade train --optimizer", () => {
   it.each([
     [[], { optimizer: "adamw", learningRate: 0.002, weightDecay: 0.1 }],
     [["--optimizer", "adamw"], { optimizer: "adamw", learningRate: 0.002, weightDecay: 0.1 }],
-    [["--optimizer", "lion"], { optimizer: "lion", learningRate: 0.0002, weightDecay: 1 }],
+    [["--optimizer", "lion"], { optimizer: "lion", learningRate: 0.0005, weightDecay: 0.4 }],
     [["--optimizer", "sgd"], { optimizer: "sgd", learningRate: 0.1, weightDecay: 0 }],
-    [["--optimizer", "adafactor"], { optimizer: "adafactor", learningRate: 0.01, weightDecay: 0.02 }],
+    [["--optimizer", "adafactor"], { optimizer: "adafactor", learningRate: 0.02, weightDecay: 0.01 }],
     [["--optimizer", "muon", "--preset", "m"], { optimizer: "muon", learningRate: 0.001, weightDecay: 0.1 }],
     [["--optimizer", "lion", "--lr", "0.003"], { optimizer: "lion", learningRate: 0.003 }],
   ])("%j gives %j", async (args, expected) => {

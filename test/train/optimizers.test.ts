@@ -81,9 +81,9 @@ describe("optimizers of a run", () => {
   it("weight decay follows the optimizer: rate times decay stays, or it is added to the gradient", () => {
     const { task } = tinyRun();
     const decays = Object.entries(task.optimizers ?? {}).map(([name, { weightDecay }]) => [name, weightDecay]);
-    expect(Object.fromEntries(decays)).toEqual({ adamw: 0.1, adam: 0, sgd: 0, lion: 1, adafactor: 0.02, muon: 0.1 });
+    expect(Object.fromEntries(decays)).toEqual({ adamw: 0.1, adam: 0, sgd: 0, lion: 0.4, adafactor: 0.01, muon: 0.1 });
     const options = { ...tinyRun(), optimizer: "lion" };
-    expect(new Session(options.task, options).settings).toMatchObject({ optimizer: "lion", weightDecay: 1 });
+    expect(new Session(options.task, options).settings).toMatchObject({ optimizer: "lion", weightDecay: 0.4 });
     expect(new Session(options.task, { ...options, weightDecay: 0.3 }).settings.weightDecay).toBe(0.3);
   });
 
@@ -108,7 +108,7 @@ describe("optimizers of a run", () => {
     const data = { name: "x", byteLength: 1, sha256: "0", training: pictures, heldOut: pictures };
     const task = classificationTask({ model: nn.resnet20({ classes: 2 }), data: data as never, batch: 2 });
     const decays = Object.entries(task.optimizers ?? {}).map(([name, { weightDecay }]) => [name, weightDecay]);
-    expect(Object.fromEntries(decays)).toEqual({ adamw: 0.05, adam: 5e-4, sgd: 5e-4, lion: 0.5, adafactor: 0.01 });
+    expect(Object.fromEntries(decays)).toEqual({ adamw: 0.05, adam: 5e-4, sgd: 5e-4, lion: 0.2, adafactor: 0.005 });
     expect(task.defaults.weightDecay).toBe(5e-4);
   });
 });
