@@ -7,6 +7,10 @@ import {
   GradScaler,
   type GradScalerOptions,
   gradients,
+  initialLossScale,
+  type LossScaleRule,
+  lossScaleRule,
+  nextLossScale,
   optim,
   readOutcome,
   type StepOutcome,
@@ -16,6 +20,7 @@ import {
   Variable,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
+import { uniforms } from "../support/random.ts";
 
 const INFINITE = Number.POSITIVE_INFINITY;
 const weight = (name: string, values: readonly number[] = [1, 1]): Variable =>
@@ -38,7 +43,8 @@ describe.each(DEVICES)("scales of several scalers on %s", (device) => {
   describe("of a sum of gradients", () => {
     const setup = (options: { readonly a?: GradScalerOptions; readonly b?: GradScalerOptions } = {}) => {
       const w = weight("w");
-      const optimizer = new optim.SGD([w], { lr: 1 });
+      // The weights stay, and with them what overflows.
+      const optimizer = new optim.SGD([w], { lr: 0 });
       const [a, b] = [scaler("a", 4, options.a), scaler("b", 16, options.b)] as const;
       const step = (first: Tensor, second: Tensor, how: optim.StepOptions = {}): StepOutcome => {
         const sum = addGradients(
@@ -67,6 +73,37 @@ describe.each(DEVICES)("scales of several scalers on %s", (device) => {
         expect(read.scalers).toEqual(scalers);
         expect([read.lossScaleBefore, read.lossScaleAfter]).toEqual([4, scalers[0]?.lossScaleAfter]);
         expect(read.applied).toBe(scalers.every(({ reason }) => reason === null));
+      }
+    });
+
+    it("in random order, each scale moves as it would alone, and each says what was its own", async () => {
+      const [a, b] = [0, 1].map(() => lossScaleRule({ initialScale: 8, growthInterval: 2, floor: 2, ceiling: 64 }));
+      const { step } = setup({
+        a: { initialScale: 8, growthInterval: 2, floor: 2, ceiling: 64 },
+        b: { initialScale: 8, growthInterval: 2, floor: 2, ceiling: 64 },
+      });
+      const compiled = compile((x: Tensor, y: Tensor) => step(x, y));
+      const kinds = [1, 1, 1e38, INFINITE] as const;
+      const reasonOf = (factor: number): optim.SkipReason | null =>
+        factor === 1 ? null : factor === INFINITE ? "forwardOverflow" : "gradientOverflow";
+      let states = [a, b].map((rule) => initialLossScale(rule as LossScaleRule));
+      const draws = uniforms(71, 48, 0, kinds.length);
+      for (let i = 0; i < draws.length; i += 2) {
+        // 1e38 times a scale of 2 is finite: an overflow only above that.
+        const factors = [0, 1].map((k) => kinds[Math.floor(draws[i + k] ?? 0)] ?? 1);
+        const reasons = factors.map((factor, k) =>
+          factor === 1e38 && (states[k]?.scale ?? 0) <= 2 ? null : reasonOf(factor),
+        );
+        const next = states.map((state, k) => nextLossScale(state, a as LossScaleRule, reasons[k] === null));
+        const read = await readOutcome(await compiled(tensor(factors[0] ?? 1), tensor(factors[1] ?? 1)));
+        expect(read.applied, `step ${i / 2}`).toBe(reasons.every((reason) => reason === null));
+        expect(read.scalers, `step ${i / 2}: ${factors}`).toEqual(
+          ["a", "b"].map((name, k) => {
+            const [before, after] = [states[k]?.scale ?? 0, next[k]?.scale ?? 0];
+            return part(name, [before, after], reasons[k], before === 2);
+          }),
+        );
+        states = next;
       }
     });
 
