@@ -80,6 +80,8 @@ export class Fp8Product {
   apply(x: Tensor, weight: Tensor, bias: Tensor | undefined, scales: Fp8Scales | null): Tensor {
     return this.#map.within(() => {
       const [input] = this.#map.operands(x, weight);
+      // Shapes that do not fit are told as the function tells them, before the op would.
+      this.#map.outputShape(input.shape, weight.shape);
       const operands = [input, weight.node, ...(scales === null ? [] : ROLES.map((role) => scales[role].node))];
       const sums = build.node(this.#row, operands);
       this.#observe?.("input", amax(new Tensor(input).detach()));

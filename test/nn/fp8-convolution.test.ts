@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import {
   amaxOf,
   autocast,
+  BinadeError,
   checkpoint,
   compile,
   currentScale,
@@ -18,6 +19,7 @@ import {
   tensor,
   useDevice,
   type Variable,
+  zeros,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 import { uniforms } from "../support/random.ts";
@@ -340,4 +342,25 @@ describe.each(DEVICES)("on %s", (device) => {
     await plain.evaluate().forward(picture(4)).data();
     expect(await bytesOf(stateOf(plain))).toEqual(before);
   });
+});
+
+it.each([
+  [() => new nn.Conv1d(4, 6, 3), [2, 5, 8]],
+  [() => new nn.Conv1d(4, 6, 3), [2, 4, 2]],
+  [() => new nn.Conv1d(4, 6, 3), [4, 2]],
+  [() => new nn.Conv2d(4, 6, 3, { groups: 2 }), [2, 3, 8, 8]],
+  [() => new nn.ConvTranspose1d(4, 6, 3), [2, 5, 8]],
+  [() => new nn.ConvTranspose2d(4, 6, 3), [2, 4, 8]],
+] as const)("an input that does not fit is refused in the same words as without 8 bits: %s, %j", (make, shape) => {
+  useDevice("reference");
+  const x = zeros(shape);
+  const messageOf = (layer: Layer): string => {
+    try {
+      layer.forward(x);
+    } catch (error) {
+      if (error instanceof BinadeError) return error.message;
+    }
+    throw new Error("nothing was refused");
+  };
+  expect(messageOf(nn.fp8<Layer>(make(), {}))).toBe(messageOf(make()));
 });
