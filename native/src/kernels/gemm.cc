@@ -21,7 +21,6 @@ constexpr int64_t aloneBelow = 1 << 16;   // multiply-adds under which one threa
 constexpr int64_t manyProducts = 16;      // batches from here on keep workers busy with whole products
 constexpr int64_t packStripWords = 256;
 constexpr int64_t panelPadFrom = 64;
-constexpr int64_t ownRowsColumns = 256;   // so many columns hide a task's own packing of A
 constexpr int64_t readRowsColumns = 512;  // up to so many columns, reading A's rows where they lie costs less than packing
 constexpr int64_t pageBytes = 4096, fewestWays = 8;
 constexpr int64_t leastTurnedRows = 6;    // fewer rows would leave most of a panel's columns empty
@@ -38,7 +37,7 @@ struct Plan {
   int64_t splits, splitWords;
   int64_t columnGroup;               // column tiles in a row that one task computes
   bool readsRows;                    // whether A is read as it lies in memory, and nobody packs it
-  bool packsOwnRows;                 // whether a task packs its rows of A for itself, warm, or shares them with others
+  bool packsOwnRows;                 // whether a task packs its rows of A for itself, warm: nobody else needs them
   int64_t aLength, bLength;          // packed floats
   int64_t tileLength() const { return tileRows * tileColumns; }
   int64_t tiles() const { return rowTiles * columnTiles; }
@@ -93,7 +92,7 @@ Plan makePlan(const GemmProblem& problem) {
   plan.columnGroup = larger(plan.columnTiles * plan.rowTiles * plan.splits / wantedTiles, 1);
   plan.columnGroup = smaller(plan.columnGroup, plan.columnTiles);
   plan.readsRows = problem.n <= readRowsColumns && liesInRows(problem, plan.pairs);
-  plan.packsOwnRows = !plan.readsRows && plan.columnGroup * plan.tileColumns >= smaller(ownRowsColumns, problem.n);
+  plan.packsOwnRows = !plan.readsRows && plan.columnGroups() == 1;
   plan.aLength = plan.readsRows ? 0 : packedLength(problem.m, panelRows, plan.panelWords);
   plan.bLength = packedLength(problem.n, panelColumns, plan.panelWords);
   return plan;
