@@ -3,11 +3,12 @@ import { BinadeError, invariant } from "../errors.ts";
 import { build, describe, type Node } from "../ir/graph.ts";
 import { verify } from "../ir/verify.ts";
 import { topological } from "../ir/walk.ts";
-import { contiguousView, sizeOf } from "../ops/shape.ts";
+import { contiguousView, sizeOf, type View } from "../ops/shape.ts";
 import { type Group, isInput, type Partition, partition } from "./fuse.ts";
 import { bytesOf, isBarrier, memoryOf, sourceOf } from "./inline.ts";
 import { overwritableOperands, sameLayout } from "./inplace.ts";
 import { planOffsets } from "./memory.ts";
+import { type Piece, piecesOf } from "./pieces.ts";
 import type { Allocation, Binding, Buffer, Capabilities, Kernel, Operand, Program, Request, Write } from "./program.ts";
 import { readsOf, type Schedule, schedule } from "./schedule.ts";
 import { COPY, decompose, legalize, simplify } from "./simplify.ts";
@@ -21,7 +22,14 @@ export function compileProgram(request: Request, capabilities: Capabilities): Pr
   requireSupport(nodes, capabilities);
   const parts = partition(nodes, simple, capabilities.fuse);
   const plan = schedule(parts, simple);
-  return new Assembly(nodes, simple, parts, plan).program();
+  const assemble = (pieces: ReadonlyMap<Node, Piece>): Program =>
+    new Assembly(nodes, simple, parts, plan, pieces).program();
+  const kept = new Set(roots.map((root) => memoryOf(sourceOf(root).base)));
+  const [apart, pieces] = [assemble(new Map()), piecesOf(plan.order, parts, kept)];
+  if (pieces.size === 0) return apart;
+  // A whole takes up memory from its first piece on: where pieces come at different times, that may be more.
+  const joined = assemble(pieces);
+  return joined.arenaByteLength <= apart.arenaByteLength ? joined : apart;
 }
 
 function requireSupport(nodes: readonly Node[], { dtypes, maxRank = Number.POSITIVE_INFINITY }: Capabilities): void {
@@ -47,15 +55,23 @@ class Assembly {
   readonly #request: Request;
   readonly #parts: Partition;
   readonly #plan: Schedule;
+  readonly #pieces: ReadonlyMap<Node, Piece>;
   readonly #bindings: { role: Binding["role"]; node: Node }[] = [];
   readonly #slots = new Map<Node, StorageSlot>();
   readonly #lifetimes: { node: Node; from: number; to: number; byteLength: number }[] = [];
   readonly #copies: { value: Node; slot: StorageSlot; commits: boolean; staged: boolean }[] = [];
 
-  constructor(nodes: readonly Node[], request: Request, parts: Partition, plan: Schedule) {
+  constructor(
+    nodes: readonly Node[],
+    request: Request,
+    parts: Partition,
+    plan: Schedule,
+    pieces: ReadonlyMap<Node, Piece>,
+  ) {
     this.#request = request;
     this.#parts = parts;
     this.#plan = plan;
+    this.#pieces = pieces;
     for (const node of nodes) if (isInput(node)) this.#slots.set(node, { binding: this.#bind("input", node) });
     for (const variable of request.assignments.keys()) {
       if (!this.#slots.has(variable)) this.#slots.set(variable, { binding: this.#bind("input", variable) });
@@ -153,8 +169,12 @@ class Assembly {
     this.#plan.order.forEach((group, at) => {
       for (const node of membersOf(group)) {
         if (!stored.has(node) || this.#slots.has(node)) continue;
-        this.#slots.set(node, { arena: this.#lifetimes.length });
-        this.#lifetimes.push({ node, from: at, to: at, byteLength: bytesOf(node) });
+        const whole = this.#pieces.get(node)?.whole ?? node;
+        const slot = this.#slots.get(whole) ?? { arena: this.#lifetimes.length };
+        if (!this.#slots.has(whole))
+          this.#lifetimes.push({ node: whole, from: at, to: at, byteLength: bytesOf(whole) });
+        this.#slots.set(whole, slot);
+        this.#slots.set(node, slot);
       }
       for (const node of readsOf(group, this.#parts.inline)) this.#extend(node, at);
     });
@@ -196,7 +216,7 @@ class Assembly {
     const found = new Map<number, number>();
     const arenaOf = (node: Node): number | null => {
       const slot = this.#slots.get(node);
-      return slot !== undefined && "arena" in slot ? slot.arena : null;
+      return slot !== undefined && "arena" in slot && !this.#pieces.has(node) ? slot.arena : null;
     };
     this.#plan.order.forEach((group, at) => {
       const dying = [...overwritableOperands(group, this.#parts.inline)].filter((operand) => {
@@ -231,6 +251,11 @@ class Assembly {
       );
   }
 
+  /** A stored node through a view of its memory, which may be that of the whole of which it is a piece. */
+  #operand(node: Node, view: View, buffers: (node: Node, slot: StorageSlot) => Buffer): Operand {
+    return { buffer: buffers(this.#pieces.get(node)?.whole ?? node, this.#slotOf(node)), view };
+  }
+
   #kernel(group: Group, stored: ReadonlySet<Node>, buffers: (node: Node, slot: StorageSlot) => Buffer): Kernel {
     const own = membersOf(group);
     const inside = new Set(own);
@@ -241,14 +266,18 @@ class Assembly {
       for (const input of node.inputs) {
         const { base, view } = sourceOf(input);
         if (this.#parts.inline.has(base)) visit(base);
-        else if (!inside.has(base)) reads.set(input, { buffer: buffers(base, this.#slotOf(base)), view });
+        else if (!inside.has(base))
+          reads.set(input, this.#operand(base, this.#pieces.get(base)?.placed ?? view, buffers));
       }
       nodes.add(node);
     };
     for (const node of own) visit(node);
     const writes = own
       .filter((n) => stored.has(n))
-      .map((node): Write => ({ node, operand: whole(node, buffers(node, this.#slotOf(node))) }));
+      .map((node): Write => {
+        const view = this.#pieces.get(node)?.written ?? contiguousView(node.shape);
+        return { node, operand: this.#operand(node, view, buffers) };
+      });
     const { kind, cores, prologue, epilogue } = group;
     const domain = (cores[0] ?? [...epilogue][0])?.shape ?? [];
     return { kind, nodes: [...nodes].sort((a, b) => a.id - b.id), cores, prologue, epilogue, domain, reads, writes };

@@ -32,6 +32,7 @@ export interface Operand {
   readonly view: View;
 }
 
+/** Where a kernel stores a node: all of a buffer row by row, or a part of one that other kernels fill up. */
 export interface Write {
   readonly node: Node;
   readonly operand: Operand;

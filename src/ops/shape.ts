@@ -86,6 +86,12 @@ export function isContiguous(view: View): boolean {
   return view.shape.every((n, i) => n === 1 || view.strides[i] === expected[i]) || sizeOf(view.shape) === 0;
 }
 
+/** The same elements, in order, at the same places. */
+export const sameView = (a: View, b: View): boolean =>
+  a.offset === b.offset &&
+  a.shape.length === b.shape.length &&
+  a.shape.every((n, i) => n === b.shape[i] && (n === 1 || a.strides[i] === b.strides[i]));
+
 export function permuteView(view: View, order: readonly number[]): View {
   return {
     offset: view.offset,

@@ -6,7 +6,7 @@ import { BinadeError, invariant } from "../../errors.ts";
 import { byteSize } from "../../formats/index.ts";
 import { describe, type Node } from "../../ir/graph.ts";
 import { listOf, numberOf } from "../../ops/define.ts";
-import { contiguousView, extent, isContiguous, rowMajor, type Shape, sizeOf } from "../../ops/shape.ts";
+import { contiguousView, extent, isContiguous, rowMajor, type Shape, sameView, sizeOf } from "../../ops/shape.ts";
 import { ABI_VERSION, COMBINES, KERNELS, ROW_CORES } from "./abi.ts";
 import { Evaluator, evaluateAll, inputOf, oldestFirst, packedOperand } from "./evaluator.ts";
 import { channelWords } from "./lower-channel.ts";
@@ -226,7 +226,10 @@ function batchOffsets(batch: Shape, strides: readonly number[]): readonly Word[]
   );
 }
 
-/** A fill where boxes leave gaps, then one copy per operand; a movement that strides cannot express is one copy. */
+/**
+ * A fill where boxes leave gaps, then one copy per operand that is not written in its place already; a movement that strides cannot
+ * express is one copy.
+ */
 function placement(kernel: Kernel): readonly NativeKernel[] {
   const core = coreOf(kernel);
   const [write] = kernel.writes;
@@ -241,10 +244,15 @@ function placement(kernel: Kernel): readonly NativeKernel[] {
   const copies = core.inputs.flatMap((input, i) => {
     if (sizeOf(input.shape) === 0) return [];
     const offset = (starts[i] ?? []).reduce((sum, s, axis) => sum + s * extent(strides, axis), 0);
-    return [copyInto(kernel, input, { ...operand, view: { offset, shape: input.shape, strides } })];
+    const to = { ...operand, view: { offset, shape: input.shape, strides } };
+    const from = kernel.reads.get(input);
+    return from !== undefined && isSamePlace(from, to) ? [] : [copyInto(kernel, input, to)];
   });
   return covered ? copies : [fillOf(core.shape, op.fill, operand), ...copies];
 }
+
+const isSamePlace = (a: Operand, b: Operand): boolean =>
+  reference(a).join() === reference(b).join() && sameView(a.view, b.view);
 
 function copyInto(kernel: Kernel, input: Node, to: Operand): NativeKernel {
   const evaluator = new Evaluator(kernel, input.shape);

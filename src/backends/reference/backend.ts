@@ -7,7 +7,7 @@ import { byteSize, DTYPES, type DType, decode, encode, isFloat } from "../../for
 import { describe, type Node } from "../../ir/graph.ts";
 import { sizeOf } from "../../ops/shape.ts";
 import { type Backend, type Executable, type Fault, HostBackend, hostBytes } from "../backend.ts";
-import { evaluate, readView } from "./evaluate.ts";
+import { evaluate, readView, walk } from "./evaluate.ts";
 
 /** Options of the reference backend. */
 export interface ReferenceOptions {
@@ -132,5 +132,5 @@ function store(
   const [, set] = accessOf(buffer.dtype);
   const size = byteSize(buffer.dtype);
   invariant(sizeOf(view.shape) === values.length, () => "a kernel writes as many elements as its node has");
-  values.forEach((value, i) => set(data, i * size, value));
+  walk(view, (at, i) => set(data, at * size, values[i] as number));
 }

@@ -139,7 +139,7 @@ export function readView(data: Float64Array, view: View): Float64Array {
 }
 
 /** Calls `visit(address, position)` for every element of the view in row-major order. */
-function walk(view: View, visit: (address: number, position: number) => void): void {
+export function walk(view: View, visit: (address: number, position: number) => void): void {
   const rank = view.shape.length;
   const index = new Array<number>(rank).fill(0);
   const size = sizeOf(view.shape);
