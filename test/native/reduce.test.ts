@@ -62,6 +62,8 @@ const CASES: readonly Case[] = [
   { kept: [384], reduced: [2048], vectorAxis: 1 },
   { kept: [513], reduced: [65], vectorAxis: 1 },
   { kept: [3, 17], reduced: [4, 600], vectorAxis: 1 },
+  // Rows of three blocks, so many that a task takes whole ones.
+  { kept: [1037], reduced: [1090], vectorAxis: 1 },
 ];
 
 describe.skipIf(skipReason !== undefined).each(isas)("reduce on %s", (isa) => {
@@ -185,5 +187,37 @@ describe.skipIf(skipReason !== undefined).each(isas)("reduce on %s", (isa) => {
     });
     expect(runKernels([kernel], [x, out])).toBeNull();
     expect(out[0]).toBe(x.reduce((s, v) => (s + v) | 0, 0));
+  });
+
+  it("adds up what was there, where the prologue writes over it", () => {
+    const [rows, lanes] = [130, 1040];
+    const x = randomFloats(rows * lanes, 11);
+    const before = x.slice();
+    const out = new Float32Array(lanes);
+    const view = (binding: number, strides: number[]) => ({ binding, dtype: "float32", strides }) as const;
+    const kernel = reduce({
+      extents: [lanes, rows],
+      keptRank: 1,
+      vectorAxis: 1,
+      combines: ["sum"],
+      prologue: {
+        registers: 2,
+        loads: [{ reg: 0, view: view(1, [1, lanes]) }],
+        code: [["neg", 1, 0]],
+        stores: [
+          { reg: 0, buffer: 0 },
+          { reg: 1, view: view(1, [1, lanes]) },
+        ],
+      },
+      epilogue: { registers: 1, loads: [{ reg: 0, buffer: 0 }], code: [], stores: [{ reg: 0, view: view(2, [1]) }] },
+    });
+    expect(runKernels([kernel], [x, out])).toBeNull();
+    expect(x).toEqual(before.map((v) => -v));
+    out.forEach((sum, lane) => {
+      const column = Array.from({ length: rows }, (_, row) => before[row * lanes + lane] ?? 0);
+      const exact = column.reduce((a, b) => a + b, 0);
+      const size = column.reduce((a, b) => a + Math.abs(b), 0);
+      expect(Math.abs(sum - exact)).toBeLessThanOrEqual(size * rows * 2 ** -24);
+    });
   });
 });

@@ -11,6 +11,8 @@ namespace BINADE_ISA {
 /// A chunk of lanes that are reduced among themselves; of rows when the lanes are outputs.
 constexpr int64_t kChunkLanes = 16384;
 constexpr int64_t kChunkRows = 512;
+/// Units of columns from here on are enough for eight workers that finish at different times.
+constexpr int64_t kWantedUnits = 16;
 
 struct ReduceRun {
   const Run& run;
@@ -19,7 +21,7 @@ struct ReduceRun {
   bool shortRows;          // along lanes: several outputs fit in a block
   int64_t chunks;          // per output
   int64_t rowsPerChunk;    // lanes are outputs
-  int64_t laneBlocks;      // lanes are outputs: blocks of a row
+  int64_t lanesPerUnit;    // lanes are outputs: whole blocks of a row, or all of it
   int64_t unitsPerTask, units;
   float* values;           // [count][chunks][outputs]
   int32_t* positions;      // as values
@@ -43,23 +45,29 @@ static void storeResult(const ReduceRun& reduce, int combine, int64_t chunk, int
   reduce.positions[at] = sums->positions[0];
 }
 
-static const float* operandOf(const ReduceRun& reduce, const VmState& state, int combine) {
-  return state.registers + reduce.kernel.registers[combine] * kBlockLanes;
+/// Where the operands of the combines are, which may be in memory itself.
+struct Operands {
+  const float* sources[kMaxRegisters];
+};
+
+static const float* operandOf(const ReduceRun& reduce, const Operands& operands, int combine) {
+  return operands.sources[reduce.kernel.registers[combine]];
 }
 
 /// Takes a part of one output's elements, which is a box of the grid: whole rows, or a part of one.
 static void reduceBox(const ReduceRun& reduce, const VmState& state, Accumulators* sums, int64_t output, Box box) {
   const ReduceKernel& kernel = reduce.kernel;
   const Tiling tiling = tilingOf(box.rows, box.lanes);
+  Operands operands;
   for (int64_t index = 0; index < tiling.blocks; ++index) {
     Block block = blockAt(tiling, index);
     const int64_t row = box.row + block.row;
     block.row = output * kernel.reducedRows + row;
     block.lane += box.lane;
-    runBlock(state, block);
+    runBlockTo(state, block, operands.sources);
     const int64_t position = row * kernel.prologue.grid.lanes + block.lane;
     for (int i = 0; i < kernel.count; ++i) {
-      accumulate(kernel.combines[i], &sums[i], operandOf(reduce, state, i), block.rows * block.lanes, position);
+      accumulate(kernel.combines[i], &sums[i], operandOf(reduce, operands, i), block.rows * block.lanes, position);
     }
   }
 }
@@ -88,9 +96,10 @@ static void reduceChunk(const ReduceRun& reduce, const VmState& state, Accumulat
 static void reduceShortRows(const ReduceRun& reduce, const VmState& state, Accumulators* sums, int64_t unit) {
   const ReduceKernel& kernel = reduce.kernel;
   const Block block = blockAt(tilingOf(reduce.outputs, kernel.prologue.grid.lanes), unit);
-  runBlock(state, block);
+  Operands operands;
+  runBlockTo(state, block, operands.sources);
   for (int i = 0; i < kernel.count; ++i) {
-    const float* lanes = operandOf(reduce, state, i);
+    const float* lanes = operandOf(reduce, operands, i);
     for (int row = 0; row < block.rows; ++row) {
       fillAccumulators(kernel.combines[i], sums->values, sums->positions, kAccumulators);
       accumulate(kernel.combines[i], sums, lanes + row * block.lanes, block.lanes, 0);
@@ -114,29 +123,32 @@ static void combineRows(const ReduceRun& reduce, int index, int64_t at, const fl
   }
 }
 
-/// One chunk of rows for a block of outputs that lie along the lanes: every row is combined into the results in turn.
+/// One chunk of rows for some blocks of outputs that lie along the lanes: every row is combined into the results in turn, all of its
+/// blocks one after the other, as memory holds them.
 static void reduceColumns(const ReduceRun& reduce, const VmState& state, int64_t unit) {
   const ReduceKernel& kernel = reduce.kernel;
   const int64_t lanes = kernel.prologue.grid.lanes;
-  const int64_t laneBlock = unit % reduce.laneBlocks, chunk = unit / reduce.laneBlocks % reduce.chunks;
-  const int64_t outer = unit / reduce.laneBlocks / reduce.chunks;
+  const int64_t groups = ceilDivide(lanes, reduce.lanesPerUnit);
+  const int64_t chunk = unit / groups % reduce.chunks, outer = unit / groups / reduce.chunks;
   const int64_t firstRow = chunk * reduce.rowsPerChunk;
-  const int64_t firstLane = laneBlock * kBlockLanes;
-  const int64_t width = smaller(lanes - firstLane, kBlockLanes);
+  const int64_t firstLane = unit % groups * reduce.lanesPerUnit;
+  const int64_t width = smaller(lanes - firstLane, reduce.lanesPerUnit);
   const Tiling tiling = tilingOf(smaller(kernel.reducedRows - firstRow, reduce.rowsPerChunk), width);
   const int64_t output = outer * lanes + firstLane;
   for (int i = 0; i < kernel.count; ++i) {
     const int64_t at = resultAt(reduce, i, chunk, output);
     fillAccumulators(kernel.combines[i], reduce.values + at, reduce.positions + at, width);
   }
+  Operands operands;
   for (int64_t index = 0; index < tiling.blocks; ++index) {
     Block block = blockAt(tiling, index);
     const int64_t position = block.row + firstRow;
+    const int64_t first = output + block.lane;
     block.row = outer * kernel.reducedRows + position;
     block.lane += firstLane;
-    runBlock(state, block);
+    runBlockTo(state, block, operands.sources);
     for (int i = 0; i < kernel.count; ++i) {
-      combineRows(reduce, i, resultAt(reduce, i, chunk, output), operandOf(reduce, state, i), block.rows, width,
+      combineRows(reduce, i, resultAt(reduce, i, chunk, first), operandOf(reduce, operands, i), block.rows, block.lanes,
                   position);
     }
   }
@@ -148,7 +160,7 @@ static void reduceTask(void* context, int64_t task, int worker) {
   VmState state = {};
   beginVm(&state, kernel.prologue, reduce.run.bases,
           scratch(reduce.run.pool, worker, kPrologueSlot, registerByteLength(kernel.prologue)));
-  state.readsInPlace = true;  // operands are stores of row buffers, which leave their lanes in the register
+  state.readsInPlace = true;
   Accumulators sums[kMaxCombines];
   const int64_t end = smaller((task + 1) * reduce.unitsPerTask, reduce.units);
   for (int64_t unit = task * reduce.unitsPerTask; unit < end; ++unit) {
@@ -216,13 +228,15 @@ static void planReduction(ReduceRun* reduce) {
   }
   int64_t unitLanes;
   if (!kernel.alongLanes) {
-    const int64_t width = smaller(lanes, kBlockLanes);
-    reduce->laneBlocks = ceilDivide(lanes, kBlockLanes);
+    const int64_t laneBlocks = ceilDivide(lanes, kBlockLanes);
     // Of the outputs, not of the lanes: which axes merge into the lanes depends on the operands.
     reduce->rowsPerChunk = smaller(larger(kTaskLanes / larger(smaller(reduce->outputs, kBlockLanes), 1), 1), kChunkRows);
     reduce->chunks = ceilDivide(kernel.reducedRows, reduce->rowsPerChunk);
-    reduce->units = kernel.outerKept * reduce->chunks * reduce->laneBlocks;
-    unitLanes = width * smaller(reduce->rowsPerChunk, kernel.reducedRows);
+    // Whole rows, as long as workers have enough to share.
+    const int64_t blocks = smaller(larger(kernel.outerKept * reduce->chunks * laneBlocks / kWantedUnits, 1), laneBlocks);
+    reduce->lanesPerUnit = blocks * kBlockLanes;
+    reduce->units = kernel.outerKept * reduce->chunks * ceilDivide(lanes, reduce->lanesPerUnit);
+    unitLanes = smaller(lanes, reduce->lanesPerUnit) * smaller(reduce->rowsPerChunk, kernel.reducedRows);
   } else if (kernel.reducedRows == 1 && lanes <= kBlockLanes / 2) {
     reduce->shortRows = true;
     reduce->chunks = 1;

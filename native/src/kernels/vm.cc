@@ -213,10 +213,22 @@ void beginVm(VmState* state, const Vm& vm, void* const* bases, void* registers) 
     execute(vm.instructions[i], state->registers, sources, kBlockLanes);
 }
 
-/// Copies what will be stored but still lies in memory: another store of this block may overwrite it.
+/// Whether the program stores to memory, where it may overwrite what it loaded.
+static bool storesToMemory(const Vm& vm) {
+  for (int i = 0; i < vm.storeCount; ++i) {
+    if (vm.stores[i].rowBuffer < 0) return true;
+  }
+  return false;
+}
+
+/// Copies what will be stored but still lies in memory: another store of this block may overwrite it. A store to a row buffer that is not
+/// there only names what runBlockTo's caller reads.
 static void settleStores(const VmState& state, const Block& block, const float** sources) {
+  const bool overwrites = storesToMemory(*state.vm);
   for (int i = 0; i < state.vm->storeCount; ++i) {
-    const int reg = state.vm->stores[i].reg;
+    const Operand& store = state.vm->stores[i];
+    if (!overwrites && state.buffers[store.rowBuffer].data == nullptr) continue;
+    const int reg = store.reg;
     float* own = state.registers + reg * kBlockLanes;
     if (sources[reg] == own) continue;
     __builtin_memcpy(own, sources[reg], static_cast<size_t>(block.rows * block.lanes) * sizeof(float));
@@ -225,10 +237,14 @@ static void settleStores(const VmState& state, const Block& block, const float**
 }
 
 void runBlock(const VmState& state, const Block& block) {
+  const float* sources[kMaxRegisters];
+  runBlockTo(state, block, sources);
+}
+
+void runBlockTo(const VmState& state, const Block& block, const float** sources) {
   const Vm& vm = *state.vm;
   int64_t index[kMaxRank] = {};
   indexOfRow(vm.grid, block.row, index);
-  const float* sources[kMaxRegisters];  // where each register's lanes are
   pointAtRegisters(vm, state.registers, sources);
   for (int i = vm.invariantLoads; i < vm.loadCount; ++i) {
     const Operand& load = vm.loads[i];

@@ -61,6 +61,9 @@ static inline size_t registerByteLength(const Vm& vm) {
 /// Loads, computes and stores one block. Lanes from rows * lanes to the next multiple of 16 are computed and dropped.
 void runBlock(const VmState& state, const Block& block);
 
+/// As runBlock; afterwards sources[r], r < vm.registerCount <= kMaxRegisters, is where the lanes of register r are.
+void runBlockTo(const VmState& state, const Block& block, const float** sources);
+
 /// Executes one instruction that is no generator: into its register, of kBlockLanes lanes, from the `sources` of others.
 /// `lanes` is a multiple of 16.
 void execute(const Instruction& instruction, float* registers, const float* const* sources, int lanes);
