@@ -1,7 +1,7 @@
 /** Initial values of parameters: pure functions of a seed and a position, with the same bits on every machine. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { philox, philoxKey, type RandomSource, uniform as uniformOf } from "../formats/index.ts";
-import { isNonNegative, requireNumber } from "../precision/options.ts";
+import { isNonNegative, requireKnownKeys, requireNumber, requireShape } from "../precision/options.ts";
 
 /** Fills a parameter of `shape`, row-major; `random` gives 32 random bits a call. */
 export type Initializer = (shape: readonly number[], random: RandomSource) => Float32Array;
@@ -63,7 +63,10 @@ export function seedsOf(seed: Seed | undefined): SeedSequence {
   return typeof seed === "number" ? new SeedSequence(seed) : seed;
 }
 
-const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+function sizeOf(shape: readonly number[]): number {
+  requireShape("initializer: shape", shape);
+  return shape.reduce((a, b) => a * b, 1);
+}
 
 const filled =
   (value: number): Initializer =>
@@ -80,9 +83,14 @@ export const ones: Initializer = filled(1);
  * @example
  * new nn.Linear(4, 8, { initialWeight: nn.uniform({ low: -0.1, high: 0.1 }) });
  */
-export function uniform({ low = -1, high = 1 }: { readonly low?: number; readonly high?: number } = {}): Initializer {
+export function uniform(options: { readonly low?: number; readonly high?: number } = {}): Initializer {
+  requireKnownKeys("uniform", options, ["low", "high"]);
+  const { low = -1, high = 1 } = options;
   if (!(Number.isFinite(low) && Number.isFinite(high) && low <= high)) {
-    throw new BinadeError("value.range", `uniform: expected finite low ≤ high, got ${low} and ${high}`);
+    throw new BinadeError(
+      "value.range",
+      `uniform: expected finite low ≤ high, got ${showValue(low)} and ${showValue(high)}`,
+    );
   }
   return (shape, random) =>
     Float32Array.from({ length: sizeOf(shape) }, () => low + (high - low) * uniformOf(random()));
@@ -95,13 +103,9 @@ export function uniform({ low = -1, high = 1 }: { readonly low?: number; readonl
  * @example
  * new nn.Embedding(256, 64, { initialWeight: nn.normal({ deviation: 0.02 }) });
  */
-export function normal({
-  mean = 0,
-  deviation = 1,
-}: {
-  readonly mean?: number;
-  readonly deviation?: number;
-} = {}): Initializer {
+export function normal(options: { readonly mean?: number; readonly deviation?: number } = {}): Initializer {
+  requireKnownKeys("normal", options, ["mean", "deviation"]);
+  const { mean = 0, deviation = 1 } = options;
   requireNumber("normal: mean", mean, Number.isFinite, "a finite number");
   requireNumber("normal: deviation", deviation, isNonNegative, "a finite number ≥ 0");
   return (shape, random) => {
@@ -159,7 +163,9 @@ function fans(shape: readonly number[], subject: string): { readonly fanIn: numb
  * Uniform in ±gain · √(3 / fan-in). Default gain √(1/3): bounds of 1/√fan-in, as PyTorch initialises linear layers; √2
  * keeps the variance of relu layers. Source: He et al. 2015, arXiv:1502.01852.
  */
-export function kaimingUniform({ gain = Math.sqrt(1 / 3) }: { readonly gain?: number } = {}): Initializer {
+export function kaimingUniform(options: { readonly gain?: number } = {}): Initializer {
+  requireKnownKeys("kaimingUniform", options, ["gain"]);
+  const { gain = Math.sqrt(1 / 3) } = options;
   requireNumber("kaimingUniform: gain", gain, isNonNegative, "a finite number ≥ 0");
   return (shape, random) => {
     const bound = gain * Math.sqrt(3 / Math.max(1, fans(shape, "kaimingUniform").fanIn));
@@ -168,7 +174,9 @@ export function kaimingUniform({ gain = Math.sqrt(1 / 3) }: { readonly gain?: nu
 }
 
 /** Uniform in ±gain · √(6 / (fan-in + fan-out)). Default gain 1. Source: Glorot, Bengio 2010. */
-export function xavierUniform({ gain = 1 }: { readonly gain?: number } = {}): Initializer {
+export function xavierUniform(options: { readonly gain?: number } = {}): Initializer {
+  requireKnownKeys("xavierUniform", options, ["gain"]);
+  const { gain = 1 } = options;
   requireNumber("xavierUniform: gain", gain, isNonNegative, "a finite number ≥ 0");
   return (shape, random) => {
     const { fanIn, fanOut } = fans(shape, "xavierUniform");

@@ -1,5 +1,5 @@
 /** Layers without parameters that change the extents of pictures and sequences. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import type { PerAxis } from "../tensor/convolution.ts";
 import {
@@ -113,8 +113,13 @@ abstract class AdaptivePool extends Module {
 
   constructor(outputSize: PerAxis) {
     super();
-    for (const n of typeof outputSize === "number" ? [outputSize] : outputSize)
-      requireInteger(`${this.constructor.name}: outputSize`, n, 1);
+    const list = typeof outputSize === "number" ? [outputSize] : outputSize;
+    const subject = `${this.constructor.name}: outputSize`;
+    if (!Array.isArray(list)) {
+      const sentence = `${subject}: expected a number or a list of them, got ${showValue(list)}`;
+      throw new BinadeError("option.invalid", `${sentence}; give the extents of the result`);
+    }
+    for (const n of list) requireInteger(subject, n, 1);
     this.outputSize = outputSize;
   }
 }

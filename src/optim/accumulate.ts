@@ -13,9 +13,9 @@ import {
   type Parameters,
   parametersOf,
 } from "../tensor/gradients.ts";
+import { requireGrads } from "../tensor/require.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
-import { requireGrads } from "./arguments.ts";
 import { type GradScaler, requireScaler } from "./gradScaler.ts";
 import { requireOneDevice } from "./groups.ts";
 import { sessionOf } from "./scalerSession.ts";

@@ -52,13 +52,6 @@ export function requireScaledLoss(loss: unknown): ScaledLoss {
   throw invalid("scaledGradients: losses", "what scale() returned", loss, "pass scaler.scale(loss)");
 }
 
-/** What `gradients` and its like return. */
-export function requireGrads(subject: string, grads: unknown): void {
-  if (!(grads instanceof Map))
-    throw invalid(subject, "gradients by parameter", grads, "pass gradients(loss, model), or what was made of it");
-  requireEntriesOf(subject, grads);
-}
-
 /** Two numbers, such as the decays of both moments. */
 export function requirePair(
   subject: string,
@@ -69,25 +62,6 @@ export function requirePair(
   if (!Array.isArray(value) || value.length !== 2)
     throw new BinadeError("option.invalid", `${subject}: expected two numbers, got ${showValue(value)}; give both`);
   for (const [i, one] of value.entries()) requireNumber(`${subject}[${i}]`, one, holds, expected);
-}
-
-/** Pairs of a variable and a tensor. */
-export function requireEntries(subject: string, entries: unknown): readonly (readonly [Variable, Tensor])[] {
-  const isIterable = typeof entries === "object" && entries !== null && Symbol.iterator in entries;
-  if (!isIterable)
-    throw invalid(subject, "pairs of a variable and a gradient", entries, "pass a map or a list of pairs");
-  const list = [...(entries as Iterable<readonly [Variable, Tensor]>)];
-  requireEntriesOf(subject, list);
-  return list;
-}
-
-function requireEntriesOf(subject: string, entries: Iterable<unknown>): void {
-  for (const entry of entries) {
-    const [variable, gradient] = Array.isArray(entry) ? entry : [entry, undefined];
-    if (variable instanceof Variable && gradient instanceof Tensor) continue;
-    const wrong = variable instanceof Variable ? gradient : variable;
-    throw invalid(subject, "pairs of a variable and a gradient", wrong, "pass gradients(loss, model)");
-  }
 }
 
 export function requireParameters(subject: string, value: unknown): asserts value is Pick<Steppable, "parameters"> {

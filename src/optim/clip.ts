@@ -4,8 +4,8 @@ import { isPositive, requireNumber } from "../precision/options.ts";
 import { full } from "../tensor/create.ts";
 import { where } from "../tensor/functions.ts";
 import { type Grads, mapGradients, originOf } from "../tensor/gradients.ts";
+import { requireGrads } from "../tensor/require.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { requireGrads } from "./arguments.ts";
 
 /** Keeps the quotient finite where all gradients are 0. */
 const NORM_EPS = 1e-6;

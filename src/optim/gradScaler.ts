@@ -5,15 +5,14 @@ import { decideStep, endStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
 import { factsOf, type Grads, type LossFacts, lossesOf, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
 import { computeWithNextRun } from "../tensor/realize.ts";
+import { requireEntries, requireGrads } from "../tensor/require.ts";
 import { deviceOf } from "../tensor/runtime.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import {
   flattenLosses,
   type LossTree,
-  requireEntries,
   requireFloating,
-  requireGrads,
   requireParameters,
   requireScaledLoss,
   requireStepOptions,

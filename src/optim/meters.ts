@@ -6,9 +6,10 @@ import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
 import { type Magnitudes, magnitudesIn, magnitudesOf } from "../tensor/magnitudes.ts";
 import { realize } from "../tensor/realize.ts";
+import { requireGrads } from "../tensor/require.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
-import { requireGrads, requireSteppable } from "./arguments.ts";
+import { requireSteppable } from "./arguments.ts";
 import type { Steppable } from "./optimizer.ts";
 
 /** Meters of some tensors in a plain object, which a compiled function may return; `readMeters` reads it. */

@@ -5,8 +5,8 @@ import { compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
 import { allFinite } from "../tensor/finite.ts";
 import { type Grads, markGrads, originOf, ScaledLoss } from "../tensor/gradients.ts";
+import { requireGrads } from "../tensor/require.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { requireGrads } from "./arguments.ts";
 
 export interface ProbeOptions {
   /** Binades below the largest scale that overflows nowhere, ≥ 0. Default 1. */

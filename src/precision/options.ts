@@ -1,5 +1,6 @@
 /** Checks of options at the boundary: unknown names, numbers out of range. */
 import { BinadeError, showValue } from "../errors.ts";
+import { DTYPES, type DType } from "../formats/index.ts";
 
 /**
  * Throws `option.unknown` unless every key of `options` is one of `known`: a misspelt option would be ignored silently; and
@@ -46,6 +47,27 @@ export function requireChoice<T>(subject: string, value: T, choices: readonly T[
   if (choices.includes(value)) return;
   const expected = choices.map((choice) => showValue(choice)).join(", ");
   throw new BinadeError("option.invalid", `${subject}: expected one of ${expected}, got ${showValue(value)}`);
+}
+
+/** Throws `shape.invalid` unless `value` is a list of extents: integers from `low` to 2^31 − 1. */
+export function requireShape(subject: string, value: unknown, low = 0): asserts value is readonly number[] {
+  const isExtent = (n: unknown): boolean => Number.isInteger(n) && Number(n) >= low && Number(n) < 2 ** 31;
+  if (Array.isArray(value) && value.every(isExtent)) return;
+  const sentence = `${subject}: expected a list of integers ≥ ${low}, such as [2, 3], got ${showValue(value)}; give the extents`;
+  throw new BinadeError("shape.invalid", sentence);
+}
+
+/** Throws `option.invalid` unless `value` is the name of a dtype. */
+export function requireDType(subject: string, value: unknown): asserts value is DType {
+  if ((DTYPES as readonly unknown[]).includes(value)) return;
+  const expected = `expected a dtype, one of ${DTYPES.join(", ")}`;
+  throw new BinadeError("option.invalid", `${subject}: ${expected}, got ${showValue(value)}; name one`);
+}
+
+/** Throws `option.invalid` unless `value` is a text. */
+export function requireText(subject: string, value: unknown): void {
+  if (typeof value === "string") return;
+  throw new BinadeError("option.invalid", `${subject}: expected a text, got ${showValue(value)}; give one`);
 }
 
 /** Throws `option.invalid` unless `value` is a function. */

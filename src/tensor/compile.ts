@@ -2,12 +2,18 @@
 import type { MemoryPlan } from "../compile/plan.ts";
 import { BinadeError } from "../errors.ts";
 import type { Synchronous } from "../precision/autocast.ts";
-import { requireBoolean, requireFunction, requireInteger, requireKnownKeys } from "../precision/options.ts";
+import {
+  requireBoolean,
+  requireFunction,
+  requireInteger,
+  requireKnownKeys,
+  requireText,
+} from "../precision/options.ts";
 import { listCategories, remedyOf } from "./plan.ts";
 import { launch } from "./realize.ts";
 import { Recording, type RecordingOptions } from "./recording.ts";
 import { requireTensors } from "./require.ts";
-import type { Tensor } from "./tensor.ts";
+import { requireTensor, type Tensor } from "./tensor.ts";
 import { currentTrace } from "./trace.ts";
 
 /** A compiled function: takes tensors, resolves to what the function returned, with every tensor computed. */
@@ -134,6 +140,8 @@ function withinBudget<R>(
  * @returns the tensor itself.
  */
 export function debug(tensor: Tensor, label: string): Tensor {
+  requireTensor("debug", tensor);
+  requireText("debug: label", label);
   const trace = currentTrace();
   if (trace !== null) trace.probes.push({ label, node: tensor.node });
   else void tensor.show().then((text) => console.log(`${label}: ${text}`));

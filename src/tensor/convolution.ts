@@ -1,5 +1,5 @@
 /** Convolutions of tensors, and their transposes. Channels come second: (batch, channels, length) or (batch, channels, height, width). */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import type { DType } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { geometryOf } from "../ops/convolution.ts";
@@ -9,6 +9,7 @@ import type { Shape } from "../ops/shape.ts";
 import { castOperands, inFunction } from "../precision/autocast.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import type { FunctionName } from "../precision/rules.ts";
+import { requireOperands } from "./require.ts";
 import { Tensor } from "./tensor.ts";
 
 /** One number for every spatial axis, or one for each. */
@@ -54,7 +55,7 @@ const TRANSPOSED_KEYS = ["stride", "padding", "outputPadding", "dilation", "grou
 export function perAxis(subject: string, value: PerAxis, rank: number, low: number): readonly number[] {
   const list = typeof value === "number" ? Array<number>(rank).fill(value) : value;
   if (!Array.isArray(list) || list.length !== rank) {
-    const shown = JSON.stringify(value);
+    const shown = showValue(value);
     throw new BinadeError("option.invalid", `${subject}: expected a number or a list of ${rank}, got ${shown}`);
   }
   for (const n of list) requireInteger(subject, n, low);
@@ -176,6 +177,7 @@ function convolve(
   options: ConvolutionOptions,
 ): Tensor {
   const subject = convolutionName(rank);
+  requireOperands(subject, { x, weight }, { bias });
   const form = convolutionForm(rank, x.shape, weight.shape, options);
   return inConvolution(subject, () =>
     apply(subject, "convolution", convolutionOperands("convolution", x, weight), { ...form }, bias),
@@ -233,6 +235,7 @@ function convolveTransposed(
   options: TransposedConvolutionOptions,
 ): Tensor {
   const subject = transposedName(rank);
+  requireOperands(subject, { x, weight }, { bias });
   const { form, extents } = transposedForm(rank, x.shape, weight.shape, options);
   return inConvolution(subject, () => {
     const operands = convolutionOperands("convolutionInputGradient", x, weight);

@@ -1,10 +1,17 @@
 /** Factories of tensors. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { byteSize, type DType, encodeArray } from "../formats/index.ts";
 import { build } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
 import { type Shape, showShape, sizeOf } from "../ops/shape.ts";
-import { requireKnownKeys } from "../precision/options.ts";
+import {
+  requireDType,
+  requireInteger,
+  requireKnownKeys,
+  requireNumber,
+  requireOptions,
+  requireShape,
+} from "../precision/options.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
 import { leafFromBytes } from "./runtime.ts";
@@ -35,6 +42,7 @@ export function tensor(values: Nested, options: TensorOptions = {}): Tensor {
   const flat: number[] | ArrayLike<number> = ArrayBuffer.isView(values) ? (values as ArrayLike<number>) : [];
   const nested = ArrayBuffer.isView(values) ? [flat.length] : nestingOf(values, flat as number[]);
   const shape = options.shape ?? nested;
+  requireShape("tensor: shape", shape);
   if (sizeOf(shape) !== flat.length) {
     throw new BinadeError(
       "shape.mismatch",
@@ -42,6 +50,7 @@ export function tensor(values: Nested, options: TensorOptions = {}): Tensor {
     );
   }
   const dtype = options.dtype ?? dtypeOfArray(values);
+  requireDType("tensor: dtype", dtype);
   const stored = encodeArray(flat, dtype);
   return fromBytes(new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength), { ...options, shape, dtype });
 }
@@ -57,6 +66,10 @@ function nestingOf(values: Nested, flat: number[]): Shape {
   if (typeof values === "number" || typeof values === "boolean") {
     flat.push(Number(values));
     return [];
+  }
+  if (typeof values !== "object" || values === null || !Number.isInteger(values.length)) {
+    const sentence = `tensor: expected numbers, or lists of them, got ${showValue(values)}`;
+    throw new BinadeError("option.invalid", `${sentence}; give an array or a typed array`);
   }
   const rows = Array.from(values as ArrayLike<Nested>);
   const shapes = rows.map((row) => nestingOf(row, flat));
@@ -82,7 +95,14 @@ export function fromBytes(
   bytes: Uint8Array,
   options: TensorOptions & { readonly shape: Shape; readonly dtype: DType },
 ): Tensor {
+  requireOptions("fromBytes", options);
   const { shape, dtype } = options;
+  requireShape("fromBytes: shape", shape);
+  requireDType("fromBytes: dtype", dtype);
+  if (!(bytes instanceof Uint8Array)) {
+    const sentence = `fromBytes: expected a Uint8Array, got ${showValue(bytes)}`;
+    throw new BinadeError("option.invalid", `${sentence}; make a view of the bytes`);
+  }
   const byteLength = sizeOf(shape) * byteSize(dtype);
   if (bytes.byteLength !== byteLength) {
     throw new BinadeError(
@@ -100,11 +120,21 @@ export function fromBytes(
  * full([2, 3], 0.5, "bfloat16");
  */
 export function full(shape: Shape, value: number, dtype: DType = "float32"): Tensor {
+  return filled("full", shape, value, dtype);
+}
+
+function filled(subject: string, shape: Shape, value: number, dtype: DType): Tensor {
+  requireShape(`${subject}: shape`, shape);
+  requireNumber(`${subject}: value`, value, () => true, "a number");
+  requireDType(`${subject}: dtype`, dtype);
   return new Tensor(build.node(OPS.full, [], { value, shape, dtype }));
 }
 /** Zeros, float32 by default. */
-export const zeros = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 0, dtype);
+export const zeros = (shape: Shape, dtype: DType = "float32"): Tensor => filled("zeros", shape, 0, dtype);
 /** Ones, float32 by default. */
-export const ones = (shape: Shape, dtype: DType = "float32"): Tensor => full(shape, 1, dtype);
+export const ones = (shape: Shape, dtype: DType = "float32"): Tensor => filled("ones", shape, 1, dtype);
 /** 0, 1, …, length−1 in int32. */
-export const arange = (length: number): Tensor => new Tensor(build.iota(length));
+export function arange(length: number): Tensor {
+  requireInteger("arange: length", length, 0);
+  return new Tensor(build.iota(length));
+}

@@ -7,8 +7,7 @@ import { showShape } from "../ops/shape.ts";
 import { castOperands, outsideRegions } from "../precision/autocast.ts";
 import { requireKnownKeys } from "../precision/options.ts";
 import { AUTOCAST_CLASSES, isOpName, registerOpName } from "../precision/rules.ts";
-import { requireTensor } from "./require.ts";
-import { Tensor } from "./tensor.ts";
+import { requireTensor, Tensor } from "./tensor.ts";
 
 /** What the gradient of an op is made of. */
 export interface BackwardArguments<A extends readonly Tensor[]> {

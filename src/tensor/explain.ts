@@ -6,9 +6,9 @@ import { topological } from "../ir/walk.ts";
 import { sizeOf } from "../ops/shape.ts";
 import { type CastReason, reasonOf } from "../precision/autocast.ts";
 import { requireFields } from "../precision/options.ts";
-import { requireTensor, requireTensors } from "./require.ts";
+import { requireTensors } from "./require.ts";
 import { variableName } from "./runtime.ts";
-import type { Tensor } from "./tensor.ts";
+import { requireTensor, type Tensor } from "./tensor.ts";
 
 /** One cast in a graph. */
 export interface ExplainedCast {

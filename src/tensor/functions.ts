@@ -1,5 +1,5 @@
 /** Functions of several tensors: selection, joining, linear maps, norms, attention, losses. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { type DType, isFloat } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { OPS } from "../ops/index.ts";
@@ -7,9 +7,8 @@ import { broadcastShapes, normalizeAxis } from "../ops/shape.ts";
 import { castOperands, inFunction, savedDType } from "../precision/autocast.ts";
 import { requireBoolean, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { composite, pointwise, rowsTimesMatrix } from "./apply.ts";
-import { type Operand, Tensor } from "./tensor.ts";
-
-const raw = (x: Operand): Node | number => (typeof x === "number" ? x : x.node);
+import { requireOperands, requireTensors } from "./require.ts";
+import { nodeOf, type Operand, requireTensor, Tensor } from "./tensor.ts";
 
 /**
  * `a` where `condition` is true, else `b`. Shapes broadcast; two dtypes of floats meet in the wider one.
@@ -20,8 +19,9 @@ const raw = (x: Operand): Node | number => (typeof x === "number" ? x : x.node);
  * where(x.greater(0), x, 0); // relu, written out
  */
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
+  requireTensor("where: condition", condition);
   if (typeof a === "number" && typeof b === "number") return new Tensor(build.where(condition.node, a, b));
-  return new Tensor(pointwise("where", [condition.node, raw(a), raw(b)]));
+  return new Tensor(pointwise("where", [condition.node, nodeOf("where: a", a), nodeOf("where: b", b)]));
 }
 
 /**
@@ -33,6 +33,7 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
  * concatenate([zeros([2, 3]), ones([1, 3])]); // [3, 3]
  */
 export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
+  requireTensors("concatenate: tensor", tensors);
   const [first] = tensors;
   if (first === undefined)
     throw new BinadeError("shape.invalid", "concatenate: expected at least one tensor, got none");
@@ -53,6 +54,7 @@ export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
  * linear(zeros([32, 784]), zeros([10, 784]), zeros([10])); // [32, 10]
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  requireOperands("linear", { x, weight }, { bias });
   return inFunction("linear", () => {
     const [input, matrix] = linearOperands(x, weight);
     if (bias === undefined) return new Tensor(rowsTimesMatrix(input, build.transpose(matrix)));
@@ -88,7 +90,10 @@ export const withBias = (sums: Node, bias: Tensor, dtype: DType): Tensor =>
  * @example
  * embedding(table, tensor(Int32Array.of(3, 1))); // [2, width]
  */
-export const embedding = (table: Tensor, indices: Tensor): Tensor => table.gather(indices);
+export function embedding(table: Tensor, indices: Tensor): Tensor {
+  requireOperands("embedding", { table, indices });
+  return table.gather(indices);
+}
 
 export interface NormOptions {
   /** Added to the variance. Default 1e-5. */
@@ -107,6 +112,7 @@ export interface NormOptions {
  * layerNorm(x, weight, bias, { eps: 1e-6 });
  */
 export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, options: NormOptions = {}): Tensor {
+  requireOperands("layerNorm", { x }, { weight, bias });
   requireKnownKeys("layerNorm", options, ["eps"]);
   const { eps = 1e-5 } = options;
   return inFunction("layerNorm", () => norm(x, { eps, center: true }, weight, bias));
@@ -119,6 +125,7 @@ export function layerNorm(x: Tensor, weight?: Tensor, bias?: Tensor, options: No
  * rmsNorm(x, weight); // x (…, width), weight (width)
  */
 export function rmsNorm(x: Tensor, weight?: Tensor, options: NormOptions = {}): Tensor {
+  requireOperands("rmsNorm", { x }, { weight });
   requireKnownKeys("rmsNorm", options, ["eps"]);
   const { eps = 1e-5 } = options;
   return inFunction("rmsNorm", () => norm(x, { eps, center: false }, weight, undefined));
@@ -162,6 +169,7 @@ export interface AttentionOptions {
  */
 export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   const subject = "scaledDotProductAttention";
+  requireOperands(subject, { q, k, v });
   requireKnownKeys(subject, options, ["scale", "causal"]);
   requireBoolean(`${subject}: causal`, options.causal);
   const { scale = 1 / Math.sqrt(q.shape[3] ?? 1), causal = false } = options;
@@ -194,12 +202,13 @@ export interface CrossEntropyOptions {
  * crossEntropy(zeros([2, 10]), tensor(Int32Array.of(3, 7))); // log 10
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  requireOperands("crossEntropy", { logits, labels });
   requireKnownKeys("crossEntropy", options, ["ignoreLabel", "reduction"]);
   const { ignoreLabel = IGNORED_LABEL, reduction = "mean" } = options;
   if (reduction !== "mean" && reduction !== "sum" && reduction !== "none") {
     throw new BinadeError(
       "option.invalid",
-      `crossEntropy: reduction: expected "mean", "sum" or "none", got ${JSON.stringify(reduction)}`,
+      `crossEntropy: reduction: expected "mean", "sum" or "none", got ${showValue(reduction)}`,
     );
   }
   if (isFloat(labels.dtype)) {
@@ -227,8 +236,10 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
  * @example
  * meanSquaredError(tensor([1, 2]), tensor([1, 4])); // 2
  */
-export const meanSquaredError = (x: Tensor, y: Tensor): Tensor =>
-  inFunction("meanSquaredError", () => x.sub(y).square().mean());
+export function meanSquaredError(x: Tensor, y: Tensor): Tensor {
+  requireOperands("meanSquaredError", { x, y });
+  return inFunction("meanSquaredError", () => x.sub(y).square().mean());
+}
 
 /**
  * Mean of −t log p − (1 − t) log(1 − p) over all elements, from probabilities p: a scalar. Logarithms are clamped at −100.
@@ -240,6 +251,7 @@ export const meanSquaredError = (x: Tensor, y: Tensor): Tensor =>
  * binaryCrossEntropy(tensor([0.5]), tensor([1])); // log 2
  */
 export function binaryCrossEntropy(probabilities: Tensor, targets: Tensor): Tensor {
+  requireOperands("binaryCrossEntropy", { probabilities, targets });
   const shape = broadcastShapes(probabilities.shape, targets.shape, "binaryCrossEntropy");
   const operands = [probabilities, targets].map(({ node }) => build.broadcastTo(node, shape));
   return inFunction("binaryCrossEntropy", () => new Tensor(composite("binaryCrossEntropy", operands)).mean());
@@ -255,5 +267,6 @@ export function binaryCrossEntropy(probabilities: Tensor, targets: Tensor): Tens
  * binaryCrossEntropyWithLogits(tensor([0]), tensor([1])); // log 2
  */
 export function binaryCrossEntropyWithLogits(logits: Tensor, targets: Tensor): Tensor {
+  requireOperands("binaryCrossEntropyWithLogits", { logits, targets });
   return inFunction("binaryCrossEntropyWithLogits", () => logits.softplus().sub(logits.mul(targets)).mean());
 }

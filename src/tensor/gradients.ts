@@ -4,10 +4,11 @@ import { BinadeError, listNames, showValue } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
 import { outsideRegions } from "../precision/autocast.ts";
-import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireFunction, requireKnownKeys } from "../precision/options.ts";
 import { nonFiniteCount } from "./finite.ts";
 import { computeWithNextRun } from "./realize.ts";
-import { Tensor } from "./tensor.ts";
+import { requireEntries, requireGrads, requireTensors } from "./require.ts";
+import { requireTensor, Tensor } from "./tensor.ts";
 import { currentTrace } from "./trace.ts";
 import { Variable } from "./variable.ts";
 
@@ -115,6 +116,8 @@ export function mapGradients<S extends "scaled" | "true">(
   grads: Grads<S>,
   change: (gradient: Tensor, parameter: Variable) => Tensor,
 ): Grads<S> {
+  requireGrads("mapGradients", grads);
+  requireFunction("mapGradients: change", change);
   const entries = [...grads].map(
     ([parameter, gradient]) => [parameter, requireShape(parameter, change(gradient, parameter))] as const,
   );
@@ -132,15 +135,16 @@ export function mapGradients<S extends "scaled" | "true">(
 export function gradientsFrom(
   entries: Iterable<readonly [Variable, Tensor]> & { readonly [scaling]?: "true" },
 ): Grads<"true"> {
+  const given = requireEntries("gradientsFrom", entries);
   if (originOf(entries)?.kind === "scaled") {
-    const names = listNames([...entries].map(([{ name }]) => name));
+    const names = listNames(given.map(([{ name }]) => name));
     throw new BinadeError(
       "scaler.order",
       `gradientsFrom: the gradients of ${names} are scaled; pass what GradScaler.unscale returns`,
     );
   }
   return markGrads<"true">(
-    [...entries].map(([parameter, gradient]) => [parameter, requireShape(parameter, gradient)] as const),
+    given.map(([parameter, gradient]) => [parameter, requireShape(parameter, gradient)] as const),
     undefined,
   );
 }
@@ -160,6 +164,7 @@ export function addGradients(first: Grads<"scaled">, ...others: readonly Grads<"
 export function addGradients(first: Grads<"true">, ...others: readonly Grads<"true">[]): Grads<"true">;
 export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...others: readonly Grads<S>[]): Grads<S> {
   const all = [first, ...others];
+  for (const grads of all) requireGrads("addGradients", grads);
   const origins = all.flatMap((grads) => originOf(grads) ?? []);
   const scalers = [...new Set(origins.flatMap((origin) => origin.scalers))];
   const kinds = new Set(origins.map(({ kind }) => kind));
@@ -191,6 +196,7 @@ export function addGradients<S extends "scaled" | "true">(first: Grads<S>, ...ot
 const atLeastFloat32 = (x: Tensor): Tensor => (x.dtype === "float64" ? x : x.cast("float32"));
 
 function requireShape(parameter: Variable, gradient: Tensor): Tensor {
+  requireTensor(`gradient of ${parameter.name}`, gradient);
   if (gradient.shape.join() === parameter.shape.join()) return gradient;
   throw new BinadeError(
     "shape.mismatch",
@@ -240,6 +246,7 @@ export function gradients(
   const { allowUnused = false } = options;
   const variables = parametersOf(parameters);
   const scalar = loss instanceof ScaledLoss ? loss.tensor : loss;
+  requireTensor("gradients: loss", scalar);
   const watchedNodes = watchedBelow(scalar.node);
   const found = outsideRegions(() => nodeGradients(scalar.node, [...variables.map((v) => v.node), ...watchedNodes]));
   const missing = variables.filter((v) => !found.has(v.node));
@@ -306,6 +313,8 @@ export interface GradientOptions {
  * const [slope] = gradientsOf(x.square().sum(), [x]); // [6]
  */
 export function gradientsOf(loss: Tensor, tensors: readonly Tensor[]): readonly Tensor[] {
+  requireTensor("gradientsOf: loss", loss);
+  requireTensors("gradientsOf: tensor", tensors);
   const found = outsideRegions(() =>
     nodeGradients(
       loss.node,

@@ -6,6 +6,7 @@ import { composite } from "./apply.ts";
 import { full } from "./create.ts";
 import { assignFollowing } from "./following.ts";
 import type { NormOptions } from "./functions.ts";
+import { requireOperands } from "./require.ts";
 import { Tensor } from "./tensor.ts";
 import type { Variable } from "./variable.ts";
 
@@ -40,6 +41,7 @@ export interface BatchNormOptions extends NormOptions {
  * batchNorm(x, weight, bias); // x [8, 16, 32, 32], weight and bias [16]
  */
 export function batchNorm(x: Tensor, weight?: Tensor, bias?: Tensor, options: BatchNormOptions = {}): Tensor {
+  requireOperands("batchNorm", { x }, { weight, bias });
   requireKnownKeys("batchNorm", options, ["running", "training", "momentum", "eps"]);
   const { running, training = true, momentum = 0.1, eps = NORM_EPS } = options;
   requireNumber("batchNorm: eps", eps, isNonNegative, "a finite number ≥ 0");
@@ -106,6 +108,7 @@ export function groupNorm(
   bias?: Tensor,
   options: NormOptions = {},
 ): Tensor {
+  requireOperands("groupNorm", { x }, { weight, bias });
   requireKnownKeys("groupNorm", options, ["eps"]);
   const { eps = NORM_EPS } = options;
   requireInteger("groupNorm: groups", groups, 1);

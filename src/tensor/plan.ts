@@ -9,6 +9,7 @@ import {
 import type { Program } from "../compile/program.ts";
 import { BinadeError } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
+import { requireFields } from "../precision/options.ts";
 import type { LeafValue, VariableRole } from "./runtime.ts";
 
 const CATEGORY_OF_ROLE: Readonly<Record<VariableRole, ResidentCategory>> = {
@@ -57,7 +58,9 @@ const LARGEST = 5;
  * @example
  * console.log(formatMemoryPlan(step.plan(zeros([8, 256], "int32"), zeros([8, 256], "int32"))));
  */
-export function formatMemoryPlan({ byteLength, resident, arena }: MemoryPlan): string {
+export function formatMemoryPlan(plan: MemoryPlan): string {
+  requireFields("formatMemoryPlan", plan, ["byteLength", "resident", "arena"], "plan of a compiled step");
+  const { byteLength, resident, arena } = plan;
   const { most, peak } = arena;
   const line = (label: string, bytes: string, atPeak = ""): string =>
     `${label.padEnd(20)}${bytes.padStart(10)}${atPeak === "" ? "" : atPeak.padStart(12)}`;

@@ -1,12 +1,12 @@
 /** Pooling of pictures and sequences, and up-sampling. Channels come second: (batch, channels, length) or (…, height, width). */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import { build } from "../ir/graph.ts";
 import type { Attributes } from "../ops/define.ts";
 import { attributesOf, type TapAxis } from "../ops/taps.ts";
 import { isPositive, requireInteger, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { composite } from "./apply.ts";
 import { type PerAxis, perAxis } from "./convolution.ts";
-import { Tensor } from "./tensor.ts";
+import { requireTensor, Tensor } from "./tensor.ts";
 
 export interface PoolOptions {
   readonly kernelSize: PerAxis;
@@ -42,6 +42,7 @@ const EXPECTED: Readonly<Record<number, string>> = {
 
 /** The extents of the `rank` last axes of a tensor that has two more. */
 function extentsOf(subject: string, x: Tensor, rank: number): readonly number[] {
+  requireTensor(`${subject}: x`, x);
   if (x.shape.length === rank + 2) return x.shape.slice(2);
   throw new BinadeError(
     "shape.invalid",
@@ -236,7 +237,7 @@ function scaling(x: Tensor, { size, scaleFactor }: UpsampleOptions): { output: n
   if (factors.length !== extents.length) {
     throw new BinadeError(
       "option.invalid",
-      `upsample: scaleFactor: expected a number or a list of ${extents.length}, got ${JSON.stringify(scaleFactor)}`,
+      `upsample: scaleFactor: expected a number or a list of ${extents.length}, got ${showValue(scaleFactor)}`,
     );
   }
   for (const factor of factors) requireNumber("upsample: scaleFactor", factor, isPositive, "a finite number > 0");
@@ -255,10 +256,11 @@ function scaling(x: Tensor, { size, scaleFactor }: UpsampleOptions): { output: n
  * upsample(zeros([8, 16, 4, 4]), { scaleFactor: 2, mode: "bilinear" }); // [8, 16, 8, 8]
  */
 export function upsample(x: Tensor, options: UpsampleOptions): Tensor {
+  requireTensor("upsample: x", x);
   requireKnownKeys("upsample", options, ["size", "scaleFactor", "mode", "alignCorners"]);
   const { mode = "nearest", alignCorners = false } = options;
   if (mode !== "nearest" && mode !== "bilinear") {
-    const sentence = `upsample: mode is ${JSON.stringify(mode)}, expected "nearest" or "bilinear"`;
+    const sentence = `upsample: mode is ${showValue(mode)}, expected "nearest" or "bilinear"`;
     throw new BinadeError("option.invalid", sentence);
   }
   if (alignCorners && mode === "nearest") {
@@ -283,6 +285,7 @@ export function upsample(x: Tensor, options: UpsampleOptions): Tensor {
 
 /** The axes from `start` to `end` as one: [2, 3, 4, 5] from 1 becomes [2, 60]. Default all but the first. */
 export function flatten(x: Tensor, start = 1, end = -1): Tensor {
+  requireTensor("flatten: x", x);
   const rank = x.shape.length;
   const [from, to] = [start, end].map((axis) => (axis < 0 ? axis + rank : axis)) as [number, number];
   for (const axis of [from, to]) requireInteger("flatten: axis", axis, 0);

@@ -2,8 +2,10 @@
 import { BinadeError } from "../errors.ts";
 import { showShape } from "../ops/shape.ts";
 import { castOperands, inFunction } from "../precision/autocast.ts";
+import { requireOptions } from "../precision/options.ts";
 import type { FunctionName } from "../precision/rules.ts";
 import { linear } from "./functions.ts";
+import { requireOperands } from "./require.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Parameters of a cell with `gates` gates: 4 of an LSTM, 3 of a GRU. */
@@ -36,7 +38,10 @@ export interface LstmState {
  * @example
  * const { hidden, cell } = lstmCell(x, state, parameters);
  */
-export function lstmCell(x: Tensor, { hidden, cell }: LstmState, parameters: CellParameters): LstmState {
+export function lstmCell(x: Tensor, state: LstmState, parameters: CellParameters): LstmState {
+  requireOptions("lstmCell: state", state);
+  const { hidden, cell } = state;
+  requireCell("lstmCell", { x, hidden, cell }, parameters);
   return inFunction("lstmCell", () => {
     const [input = x, h = hidden, c = cell] = narrow("lstmCell", [x, hidden, cell]);
     requireState("lstmCell", input, h, parameters, 4);
@@ -64,6 +69,7 @@ export function lstmCell(x: Tensor, { hidden, cell }: LstmState, parameters: Cel
  * hidden = gruCell(x, hidden, parameters);
  */
 export function gruCell(x: Tensor, hidden: Tensor, parameters: CellParameters): Tensor {
+  requireCell("gruCell", { x, hidden }, parameters);
   return inFunction("gruCell", () => {
     const [input = x, h = hidden] = narrow("gruCell", [x, hidden]);
     requireState("gruCell", input, h, parameters, 3);
@@ -81,6 +87,16 @@ export function gruCell(x: Tensor, hidden: Tensor, parameters: CellParameters): 
     // (1 − z) ∘ n + z ∘ h with one product less.
     return candidate.add(update.mul(h.sub(candidate)));
   });
+}
+
+function requireCell(
+  subject: FunctionName,
+  operands: Readonly<Record<string, unknown>>,
+  parameters: CellParameters,
+): void {
+  requireOptions(`${subject}: parameters`, parameters);
+  const { inputWeight, hiddenWeight, inputBias, hiddenBias } = parameters;
+  requireOperands(subject, { ...operands, inputWeight, hiddenWeight }, { inputBias, hiddenBias });
 }
 
 /** What enters a cell, as autocast has it. */

@@ -1,5 +1,5 @@
 /** Tensor: a lazy, immutable value. Arithmetic builds a graph; `data()` runs what it needs. */
-import { BinadeError } from "../errors.ts";
+import { BinadeError, showValue } from "../errors.ts";
 import {
   byteSize,
   type DType,
@@ -12,7 +12,7 @@ import {
 } from "../formats/index.ts";
 import { build, type Node } from "../ir/graph.ts";
 import { normalizeAxis, type Shape, showShape, sizeOf } from "../ops/shape.ts";
-import { requireBoolean, requireKnownKeys } from "../precision/options.ts";
+import { requireBoolean, requireDType, requireInteger, requireKnownKeys, requireShape } from "../precision/options.ts";
 import { axesOf, composite, matmul, type PointwiseName, pointwise, type ReduceName, reduce } from "./apply.ts";
 import { launch } from "./realize.ts";
 import { releaseNode, requireValue } from "./runtime.ts";
@@ -57,7 +57,7 @@ export class Tensor {
     return new Tensor(pointwise(name, [this.node]));
   }
   #binary(name: PointwiseName, other: Operand): Tensor {
-    return new Tensor(pointwise(name, [this.node, raw(other)]));
+    return new Tensor(pointwise(name, [this.node, nodeOf(name, other)]));
   }
   #reduce(name: ReduceName, options: ReduceOptions): Tensor {
     requireReduction(name, options);
@@ -225,6 +225,7 @@ export class Tensor {
 
   /** Matrix product with NumPy's rules: (…, m, k) × (…, k, n) → (…, m, n). */
   matmul(other: Tensor): Tensor {
+    requireTensor("matmul: other", other);
     return new Tensor(matmul(this.node, other.node));
   }
 
@@ -242,11 +243,13 @@ export class Tensor {
 
   /** The same values in another dtype, rounded to nearest even once; differentiable between floats. */
   cast(dtype: DType): Tensor {
+    requireDType("cast", dtype);
     return new Tensor(build.cast(this.node, dtype));
   }
 
   /** The same elements in another shape; one extent may be −1 and is computed. */
   reshape(shape: Shape): Tensor {
+    requireShape("reshape", shape, -1);
     const known = shape.filter((n) => n !== -1).reduce((a, b) => a * b, 1);
     const rest = this.size / known;
     if (shape.includes(-1) && (!Number.isInteger(rest) || shape.indexOf(-1) !== shape.lastIndexOf(-1))) {
@@ -264,6 +267,7 @@ export class Tensor {
   }
   /** Axes in another order. */
   permute(order: readonly number[]): Tensor {
+    requireShape("permute", order, -this.shape.length);
     return new Tensor(
       build.permute(
         this.node,
@@ -276,10 +280,13 @@ export class Tensor {
     return new Tensor(build.transpose(this.node));
   }
   broadcastTo(shape: Shape): Tensor {
+    requireShape("broadcastTo", shape);
     return new Tensor(build.broadcastTo(this.node, shape));
   }
   /** `length` elements from `start` along `axis`. */
   slice(axis: number, start: number, length: number): Tensor {
+    requireInteger("slice: start", start, 0);
+    requireInteger("slice: length", length, 0);
     const at = normalizeAxis(axis, this.shape.length, "slice");
     return new Tensor(
       build.slice(
@@ -291,6 +298,7 @@ export class Tensor {
   }
   /** Rows of this table by integer indices, along `axis` (default 0). */
   gather(indices: Tensor, axis = 0): Tensor {
+    requireTensor("gather: indices", indices);
     return new Tensor(build.gather(this.node, indices.node, normalizeAxis(axis, this.shape.length, "gather")));
   }
 
@@ -369,4 +377,18 @@ function requireReduction(name: string, options: ReduceOptions): void {
   requireBoolean(`${name}: keepAxes`, options.keepAxes);
 }
 
-const raw = (x: Operand): Node | number => (typeof x === "number" ? x : x.node);
+/** Throws `option.invalid` unless `value` is a tensor: something else would fail far from here, or pass for a constant. */
+export function requireTensor(subject: string, value: unknown): asserts value is Tensor {
+  if (value instanceof Tensor) return;
+  throw new BinadeError(
+    "option.invalid",
+    `${subject}: expected a tensor, got ${showValue(value)}; make one of it, with full or tensor`,
+  );
+}
+
+/** What an op sees of an operand: a tensor's node, or a number. */
+export function nodeOf(subject: string, operand: Operand): Node | number {
+  if (typeof operand === "number") return operand;
+  requireTensor(subject, operand);
+  return operand.node;
+}

@@ -5,9 +5,8 @@ import { showShape } from "../ops/shape.ts";
 import { castByPolicy, isAutocastable } from "../precision/autocast.ts";
 import { requireChoice } from "../precision/options.ts";
 import { where } from "./functions.ts";
-import { requireTensor } from "./require.ts";
 import { hiddenTensors, isPlain, mapTensors } from "./structure.ts";
-import { Tensor } from "./tensor.ts";
+import { requireTensor, Tensor } from "./tensor.ts";
 
 /**
  * The same structure with floating tensors in `dtype`. Integers, booleans, float64 and whatever is no tensor stay as they are.

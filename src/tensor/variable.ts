@@ -4,6 +4,7 @@ import { BinadeError } from "../errors.ts";
 import { byteSize, type DType } from "../formats/index.ts";
 import { createInput, type Node } from "../ir/graph.ts";
 import { type Shape, sameShape, showShape, sizeOf } from "../ops/shape.ts";
+import { requireDType, requireNumber, requireShape, requireText } from "../precision/options.ts";
 import type { Device } from "./device.ts";
 import { defaultDevice } from "./devices.ts";
 import { forgetFollowing } from "./following.ts";
@@ -66,6 +67,9 @@ export class Variable {
 
   /** @param initial default zeros; a function is called when the memory is allocated. */
   constructor(name: string, shape: Shape, dtype: DType, initial?: Initial, device: Device = defaultDevice()) {
+    requireText("Variable: name", name);
+    requireShape(`variable ${name}: shape`, shape);
+    requireDType(`variable ${name}: dtype`, dtype);
     this.name = name;
     this.shape = shape;
     this.dtype = dtype;
@@ -199,6 +203,8 @@ export class HostNumber {
   #leaf: Node;
 
   constructor(name: string, value: number) {
+    requireText("HostNumber: name", name);
+    requireNumber(`${name}: value`, value, () => true, "a number");
     this.#name = name;
     this.#value = value;
     this.#leaf = this.#freshLeaf();
@@ -210,6 +216,7 @@ export class HostNumber {
 
   /** A new leaf goes with a new value: results that were computed from the old one stay its results. */
   set value(value: number) {
+    requireNumber(`${this.#name}: value`, value, () => true, "a number");
     if (Object.is(value, this.#value)) return;
     this.#value = value;
     this.#leaf = this.#freshLeaf();
