@@ -1,5 +1,6 @@
 /** GradScaler: scales losses, unscales and checks gradients, steps only if all are finite, and moves the scale. */
 import { BinadeError, listNames, showValue } from "../errors.ts";
+import { full } from "../tensor/create.ts";
 import { defaultDevice } from "../tensor/devices.ts";
 import { decideStep, endStep } from "../tensor/following.ts";
 import { where } from "../tensor/functions.ts";
@@ -8,6 +9,7 @@ import { computeWithNextRun } from "../tensor/realize.ts";
 import { requireEntries, requireGrads } from "../tensor/require.ts";
 import { deviceOf } from "../tensor/runtime.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { currentTrace } from "../tensor/trace.ts";
 import type { Variable } from "../tensor/variable.ts";
 import {
   flattenLosses,
@@ -320,13 +322,17 @@ export class GradScaler {
   }
 
   /**
-   * Moves the scale, once for all optimizers: it backs off if any gradient since the last update was not finite.
+   * Moves the scale, once for all optimizers: it backs off if any gradient since the last update was not finite. A step that is not
+   * compiled may be given up after `unscale`, for a reason of your own: without `step`, `update` ends it, and running statistics go
+   * back as in a skipped one. Inside `compile` a missing step is a mistake.
    *
-   * @throws BinadeError `scaler.order` if no optimizer stepped since the last update.
+   * @throws BinadeError `scaler.order` if nothing was unscaled since the last update, or no optimizer stepped inside `compile`.
    */
   update(): void {
     const session = sessionOf(this);
-    if (session.stepped.size === 0) {
+    const isGivenUp = session.stepped.size === 0 && session.checked.size > 0 && currentTrace() === null;
+    if (isGivenUp) decideStep(full([], 0, "bool"));
+    else if (session.stepped.size === 0) {
       const names = listNames([...session.checked.keys()].map(({ name }) => name));
       const waiting = names === "" ? "" : `, and the gradients of ${names} are unscaled`;
       throw orderError(`update: no optimizer stepped since the last update()${waiting}; call step() first`);

@@ -63,7 +63,8 @@ class Model {
   }
 
   update(): boolean {
-    if (!this.isStepped) return false;
+    // What was unscaled and never stepped is a step that was given up.
+    if (!this.isStepped && !this.isChecked) return false;
     if (this.hasOverflow) [this.scale, this.tracker] = [Math.max(this.scale / 2, 2 ** -14), 0];
     else if (this.tracker + 1 >= INTERVAL) [this.scale, this.tracker] = [Math.min(this.scale * 2, 2 ** 24), 0];
     else this.tracker++;

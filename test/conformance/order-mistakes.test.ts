@@ -8,8 +8,10 @@ import {
   globalNorm,
   gradients,
   gradientsFrom,
+  nn,
   optim,
   type Tensor,
+  tensor,
   useDevice,
   Variable,
 } from "../../src/index.ts";
@@ -155,6 +157,31 @@ describe.each(DEVICES)("GradScaler on %s", (device) => {
       const half = new Variable("decoder.weight", [2], "float16");
       const scaler = new GradScaler();
       expect(() => scaler.unscale(scaler.scaledGradients([[half, half.read()]]))).toThrow(/decoder\.weight/);
+    });
+
+    it("24: a step that is not compiled is given up by update after unscale: the scale moves, statistics go back", async () => {
+      const norm = new nn.BatchNorm1d(2);
+      const scaler = new GradScaler({ initialScale: 2, growthInterval: 1 });
+      const optimizer = new optim.SGD(norm, { lr: 1 });
+      const unscaled = (factor: number) => {
+        const x = tensor(
+          [1, 2, 3, 5].map((n) => n * factor),
+          { shape: [2, 2] },
+        );
+        return scaler.unscale(gradients(scaler.scale(norm.forward(x).square().sum().mul(factor)), norm));
+      };
+      const bytes = async () => Promise.all([...norm.parameters(), ...norm.buffers()].map((v) => v.read().bytes()));
+      const before = await bytes();
+      unscaled(1);
+      scaler.update();
+      expect(await scaler.lossScale.item()).toBe(4);
+      unscaled(2 ** 127);
+      scaler.update();
+      expect(await scaler.lossScale.item()).toBe(2);
+      expect(await bytes()).toEqual(before);
+      scaler.step(optimizer, unscaled(1));
+      scaler.update();
+      expect(await bytes()).not.toEqual(before);
     });
 
     it("24: unscale, step, update, unscale is in order", () => {
