@@ -50,7 +50,7 @@ describe("train --model resnet", () => {
     expect(text).toMatchInlineSnapshot(`
       "data        digits, 20 pictures to train on, 10 held out
       sha256      <digest>
-      model       resnet, 77.8k parameters: depth 8, augment auto, size 0, crop 0, flip false
+      model       resnet, 77.8k parameters: depth 8, augment auto, size 0, fp8 off, crop 0, flip false
       precision   bf16-mixed on <device>
       run         3 steps of 4 pictures, seed 0
       output      <folder>/run
@@ -86,7 +86,7 @@ describe("train --model resnet", () => {
     expect(status).toBe(0);
     const events = eventsIn(stdout);
     expect(events[0]).toMatchObject({
-      model: { kind: "resnet", depth: 8, augment: "none", size: 0, crop: 0, flip: false },
+      model: { kind: "resnet", depth: 8, augment: "none", size: 0, fp8: "off", crop: 0, flip: false },
       classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
       batch: 4,
       data: { name: "digits", byteLength: 600, training: 20, heldOut: 10 },
@@ -96,10 +96,12 @@ describe("train --model resnet", () => {
   });
 
   it("resumes with the data, the settings and the model of the run", async () => {
-    expect((await inProcess(train("--seed", "2"), { signal: AbortSignal.abort() })).status).toBe(130);
+    expect((await inProcess(train("--seed", "2", "--fp8", "delayed"), { signal: AbortSignal.abort() })).status).toBe(
+      130,
+    );
     const rest = await inProcess(["train", "--device", DEVICE, "--resume", "--out", at("run")]);
     expect(rest).toMatchObject({ status: 0, stderr: "" });
-    await inProcess(train("--seed", "2", "--out", at("whole")));
+    await inProcess(train("--seed", "2", "--fp8", "delayed", "--out", at("whole")));
     const bytes = (name: string): string => readFileSync(at(`${name}/${CHECKPOINT_FILE}`)).toString("base64");
     expect(bytes("run")).toBe(bytes("whole"));
   });

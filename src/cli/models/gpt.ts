@@ -4,7 +4,6 @@ import { ByteBatches, EvaluationBatches, split } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
 import { fp8 } from "../../nn/fp8.ts";
 import { GPT } from "../../nn/gpt.ts";
-import type { Fp8Scaling } from "../../precision/fp8-recipe.ts";
 import { evaluationBatchCount } from "../../train/cadence.ts";
 import { type Corpus, readBytes } from "../../train/corpus.ts";
 import { findDefaultCorpus } from "../../train/default-corpus.ts";
@@ -13,7 +12,7 @@ import { languageTask } from "../../train/language.ts";
 import { PRESETS } from "../../train/presets.ts";
 import { computeDType } from "../../train/session.ts";
 import { formatBytes, printable } from "../format.ts";
-import { integer, numberFrom, oneOf } from "../options.ts";
+import { integer, numberFrom } from "../options.ts";
 import {
   COMMON_DEFAULTS,
   COMMON_ROWS,
@@ -30,11 +29,8 @@ export interface GptSettings extends CommonSettings {
   readonly width: number;
   readonly context: number;
   readonly dropout: number;
-  readonly fp8: (typeof FP8)[number];
 }
 
-/** Kinds of scaling into 8 bits, with the defaults of a recipe. */
-const FP8 = ["off", "current", "delayed", "block"] as const satisfies readonly ("off" | Fp8Scaling["kind"])[];
 const VOCABULARY = 256;
 /** Bytes of held-out text that the sample continues. */
 const PROMPT_BYTES = 32;
@@ -45,7 +41,6 @@ const presetOf = (name: keyof typeof PRESETS): GptSettings => ({
   ...COMMON_DEFAULTS,
   optimizer: "adamw",
   dropout: 0,
-  fp8: "off",
   ...PRESETS[name],
 });
 
@@ -60,7 +55,6 @@ export const gpt: ModelKind<GptSettings> = {
     width: row("--width", "n", integer(1, 65536), "features per token"),
     context: row("--context", "n", integer(1, 65536), "tokens (bytes) that the model sees at once"),
     dropout: row("--dropout", "p", numberFrom(0, 0.99), "share of activations dropped while training"),
-    fp8: row("--fp8", "scaling", oneOf(FP8), "accuracy study, at no speed: blocks multiply what 8 bits hold"),
   },
   presets: { s: presetOf("s"), m: presetOf("m") },
   ownFlags: ["--sample"],

@@ -2,6 +2,7 @@
 import { BinadeError } from "../../errors.ts";
 import { STATE_DTYPES, type StateDType } from "../../optim/states.ts";
 import { MASTER_WEIGHTS, type MasterWeights } from "../../optim/weights.ts";
+import type { Fp8Scaling } from "../../precision/fp8-recipe.ts";
 import type { SkippedFile } from "../../train/corpus.ts";
 import { OPTIMIZER_NAMES, type OptimizerName } from "../../train/optimizers.ts";
 import type { Precision } from "../../train/presets.ts";
@@ -18,6 +19,9 @@ export interface SettingRow<T> {
   readonly values: Parser<T>;
 }
 
+/** Kinds of scaling into 8 bits, with the defaults of a recipe. */
+const FP8 = ["off", "current", "delayed", "block"] as const satisfies readonly ("off" | Fp8Scaling["kind"])[];
+
 /** What decides a run of any model, besides its data. */
 export interface CommonSettings {
   readonly precision: Precision;
@@ -28,6 +32,7 @@ export interface CommonSettings {
   readonly seed: number;
   readonly masterWeights: MasterWeights;
   readonly stateDType: StateDType;
+  readonly fp8: (typeof FP8)[number];
 }
 
 /** Every setting of a model, by name, in the order of the help. */
@@ -86,6 +91,7 @@ export const COMMON_DEFAULTS = {
   seed: 0,
   masterWeights: "float32",
   stateDType: "float32",
+  fp8: "off",
 } as const satisfies Partial<CommonSettings>;
 
 /** The rows that all models share. */
@@ -108,6 +114,7 @@ export const COMMON_ROWS: SettingRows<CommonSettings> = {
     "how float32 weights are kept; other than float32: behind 16-bit parameters",
   ),
   stateDType: row("--optimizer-state", "form", oneOf(STATE_DTYPES), "how the optimizer's moments are kept"),
+  fp8: row("--fp8", "scaling", oneOf(FP8), "accuracy study, at no speed: inner layers multiply what 8 bits hold"),
 };
 
 /** The refusal of data that a resumed run was not made with. */

@@ -2,6 +2,7 @@
 import { availableMemory } from "../../backends/memory.ts";
 import { generatedShapes, type Pictures } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
+import { fp8 } from "../../nn/fp8.ts";
 import { ResNet } from "../../nn/resnet.ts";
 import { CLASSIFIER_OPTIMIZERS, classificationTask } from "../../train/classification.ts";
 import { digestOf, type LoadedPictures, readPictures } from "../../train/pictures.ts";
@@ -89,21 +90,23 @@ function generated(): LoadedPictures {
 }
 
 async function prepare({ settings, paths }: RunRequest<ResNetSettings>): Promise<PreparedRun> {
-  const { batch, seed, depth, augment, size } = settings;
+  const { batch, seed, depth, augment, size, fp8: scaling } = settings;
   const data = paths === null ? generated() : await readPictures(paths, { size: size === 0 ? null : size });
   requireMemory(settings, data.training);
   const { classes, channels, height, width } = data.training;
   const { isCropped, isFlipped } = AUGMENTATIONS[augment === "auto" ? (data.mayFlip ? "crop+flip" : "crop") : augment];
+  const model = new ResNet({ depth, classes: classes.length, channels, seed });
+  if (scaling !== "off") fp8(model, { scaling }, { except: ["stem", "head"] });
   return {
     task: classificationTask({
-      model: new ResNet({ depth, classes: classes.length, channels, seed }),
+      model,
       data,
       batch,
       seed,
       // An eighth of the picture, as is usual: 4 pixels of 32.
       crop: isCropped ? Math.floor(Math.min(height, width) / 8) : 0,
       flip: isFlipped,
-      settings: { kind: "resnet", depth, augment, size },
+      settings: { kind: "resnet", depth, augment, size, fp8: scaling },
     }),
     skipped: data.skipped,
     finale: null,
