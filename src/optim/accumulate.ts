@@ -65,8 +65,9 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
 
   constructor(
     parameters: Parameters,
-    options?: GradientAccumulatorOptions &
-      (S extends "scaled" ? { readonly scaler: GradScaler } : { readonly scaler?: never }),
+    ...rest: S extends "scaled"
+      ? [options: GradientAccumulatorOptions & { readonly scaler: GradScaler }]
+      : [options?: GradientAccumulatorOptions & { readonly scaler?: never }]
   );
   constructor(parameters: Parameters, options: GradientAccumulatorOptions = {}) {
     requireKnownKeys("GradientAccumulator", options, ["reduction", "scaler"]);

@@ -29,6 +29,8 @@ export function mistakes(
     optimizer.apply(sums.take()),
     // @ts-expect-error: scaled gradients need an accumulator with their scaler
     new optim.GradientAccumulator(parameters).add(scaled),
+    // @ts-expect-error: and it is made with that scaler
+    new optim.GradientAccumulator<"scaled">(parameters),
     // @ts-expect-error: an applied step has no reason
     read.reason,
     // @ts-expect-error: no such preset
