@@ -182,8 +182,11 @@ function operandsOf({ node }: StepValue, { values }: StepValues): readonly Overf
   });
 }
 
-const nameOf = (node: Node): string =>
-  variableName(node) ?? (node.op.kind === "source" ? "an argument" : `${node.op.name} ${showShape(node.shape)}`);
+function nameOf(node: Node): string {
+  const name = variableName(node) ?? node.attributes.name;
+  if (typeof name === "string" && name !== "") return name;
+  return node.op.kind === "source" ? "an argument" : `${node.op.name} ${showShape(node.shape)}`;
+}
 
 const MOST_RULES = 8;
 
