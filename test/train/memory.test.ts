@@ -12,6 +12,8 @@ interface Memory {
 }
 
 const FLAGS = ["--expose-gc"];
+/** The engine doubles the space of young objects once, by 16 MB, when many survive: sooner or later, and whatever a run holds. */
+const EVEN_FLAGS = [...FLAGS, "--max-semi-space-size=1"];
 const SCRIPT = fileURLToPath(new URL("memory-run.mjs", import.meta.url));
 
 /** Scratch of the worker threads, and JavaScript's own growth while a step is compiled. */
@@ -32,13 +34,13 @@ describe.runIf(DEVICES.includes("cpu"))("resident memory", () => {
 
 describe.runIf(DEVICES.includes("cpu"))("a run of 1000 steps", () => {
   it.each(["bf16-mixed", "fp16-mixed"])("keeps its memory (%s)", (precision) => {
-    const output = execFileSync(process.execPath, [...FLAGS, SCRIPT, precision], { encoding: "utf8" });
+    const output = execFileSync(process.execPath, [...EVEN_FLAGS, SCRIPT, precision], { encoding: "utf8" });
     const { 200: early, 1000: late }: Record<number, Memory> = JSON.parse(output);
     expect(early?.buffers).toBeGreaterThan(30);
     expect({ buffers: late?.buffers, byteLength: late?.byteLength }).toEqual({
       buffers: early?.buffers,
       byteLength: early?.byteLength,
     });
-    expect((late?.rssBytes ?? Number.NaN) - (early?.rssBytes ?? Number.NaN)).toBeLessThanOrEqual(8 * 2 ** 20);
+    expect((late?.rssBytes ?? Number.NaN) - (early?.rssBytes ?? Number.NaN)).toBeLessThanOrEqual(6 * 2 ** 20);
   });
 });
