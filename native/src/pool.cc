@@ -1,4 +1,4 @@
-// The worker pool: threads that spin for a moment between parallel loops and then sleep. The only file with threads.
+// The worker pool: threads that spin and then yield for a moment between parallel loops, and then sleep. The only file with threads.
 //
 // One loop at a time: parallelFor may be called from one thread at once, and from inside tasks, where it runs inline.
 #include <atomic>
@@ -18,7 +18,10 @@ namespace {
 
 constexpr int scratchSlots = 8;
 constexpr size_t scratchAlignment = 64;
+/// Workers spin between the kernels of a step, and give way to whoever wants their core while JavaScript prepares the next one. A sleep
+/// between two steps costs more: a core that was halted takes a tenth of a millisecond or more to come back, most of all a virtual one.
 constexpr auto spinTime = std::chrono::microseconds(50);
+constexpr auto yieldTime = std::chrono::milliseconds(2);
 
 /// A claim word holds a loop's generation above `indexBits` bits of its next unclaimed task.
 constexpr int indexBits = 36;
@@ -88,15 +91,16 @@ void runClaims(Pool* pool, uint64_t generation, int worker) {
   if (done > 0) pool->finished.fetch_add(done, std::memory_order_acq_rel);
 }
 
-/// Waits, first spinning and then asleep, until the generation differs from `seen`; returns the new one.
+/// Waits, first spinning, then yielding, then asleep, until the generation differs from `seen`; returns the new one.
 uint64_t awaitGeneration(Pool* pool, uint64_t seen) {
   const auto start = std::chrono::steady_clock::now();
-  while (std::chrono::steady_clock::now() - start < spinTime) {
+  for (auto waited = start - start; waited < yieldTime; waited = std::chrono::steady_clock::now() - start) {
     for (int i = 0; i < 16; ++i) {
       const uint64_t generation = generationOf(pool->claim.load(std::memory_order_acquire));
       if (generation != seen) return generation;
       pauseBriefly();
     }
+    if (waited > spinTime) std::this_thread::yield();
   }
   std::unique_lock<std::mutex> lock(pool->mutex);
   // Announce first, look second; the caller publishes first and looks for sleepers second. Both orders are sequentially
