@@ -162,8 +162,7 @@ export class GradientAccumulator<S extends "scaled" | "true" = "true"> {
 
   /**
    * State for checkpoints by name: "microSteps", "<parameter>.sum" for every parameter, with a scaler "sum.lossScale" and
-   * "sum.lossOverflows", and of a module
-   * with floating buffers "<buffer>.before" for each and "sum.buffersTaken".
+   * "sum.lossOverflows", and of a module with floating buffers "<buffer>.before" for each and "sum.buffersTaken".
    */
   namedState(): ReadonlyMap<string, Variable> {
     const all = [

@@ -3,6 +3,7 @@ import { BinadeError, showValue } from "../errors.ts";
 import { isFloat } from "../formats/index.ts";
 import { isPositive, requireBoolean, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { ScaledLoss } from "../tensor/gradients.ts";
+import { invalid } from "../tensor/require.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
 import type { Steppable } from "./optimizer.ts";
@@ -18,9 +19,6 @@ export interface StepOptions {
 
 /** Tensors in arrays, nested. */
 export type LossTree = Tensor | readonly LossTree[];
-
-const invalid = (subject: string, expected: string, got: unknown, fix: string): BinadeError =>
-  new BinadeError("option.invalid", `${subject}: expected ${expected}, got ${showValue(got)}; ${fix}`);
 
 export function requireStepOptions(options: StepOptions): void {
   requireKnownKeys("step", options, ["checkGradients", "skipNormAbove", "skipZeroGradients"]);

@@ -6,7 +6,7 @@ import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
 import { type Magnitudes, magnitudesIn, magnitudesOf } from "../tensor/magnitudes.ts";
 import { realize } from "../tensor/realize.ts";
-import { requireGrads } from "../tensor/require.ts";
+import { isIterable, requireGrads } from "../tensor/require.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Variable } from "../tensor/variable.ts";
 import { requireSteppable } from "./arguments.ts";
@@ -61,8 +61,7 @@ export function meterValues(
 }
 
 function namedTensors(values: unknown): readonly (readonly [string, Tensor])[] {
-  const isIterable = typeof values === "object" && values !== null && Symbol.iterator in values;
-  const given: readonly unknown[] = isIterable ? [...(values as Iterable<unknown>)] : [values];
+  const given: readonly unknown[] = isIterable(values) ? [...values] : [values];
   return given.map((entry) => {
     const [key, tensor] = Array.isArray(entry) ? entry : [entry, undefined];
     const name = key instanceof Variable ? key.name : key;

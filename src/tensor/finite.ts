@@ -1,7 +1,7 @@
 /** The finite check: by the bits of stored values, inside the graph. */
 import { isFloat } from "../formats/index.ts";
 import { full } from "./create.ts";
-import { requireTensors } from "./require.ts";
+import { isIterable, requireTensors } from "./require.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -17,8 +17,7 @@ export const nonFiniteCount = (x: Tensor): Tensor => x.isFinite().not().cast("fl
  * const applied = allFinite(grads.values());
  */
 export function allFinite(tensors: Iterable<Tensor>): Tensor {
-  const isIterable = typeof tensors === "object" && tensors !== null && Symbol.iterator in tensors;
-  const all = isIterable ? [...tensors] : tensors;
+  const all: unknown = isIterable(tensors) ? [...tensors] : tensors;
   requireTensors("allFinite: tensor", all);
   const counts = all.filter((x) => isFloat(x.dtype)).map(nonFiniteCount);
   return counts.reduce((sum, count) => sum.add(count), full([], 0)).equal(0);

@@ -4,13 +4,9 @@ import { requireFunction } from "../precision/options.ts";
 import { requireTensor, Tensor } from "./tensor.ts";
 import { Variable } from "./variable.ts";
 
-/** The same for each of a list, such as the arguments of a step. */
+/** `requireTensor` for each of a list, such as the arguments of a step. */
 export function requireTensors(subject: string, values: unknown): asserts values is readonly Tensor[] {
-  if (!Array.isArray(values))
-    throw new BinadeError(
-      "option.invalid",
-      `${subject}: expected a list of tensors, got ${showValue(values)}; pass one`,
-    );
+  if (!Array.isArray(values)) throw invalid(subject, "a list of tensors", values, "pass one");
   values.forEach((value, i) => {
     requireTensor(`${subject} ${i}`, value);
   });
@@ -44,8 +40,7 @@ export function requireGrads(subject: string, grads: unknown): void {
 
 /** Pairs of a variable and a tensor. */
 export function requireEntries(subject: string, entries: unknown): readonly (readonly [Variable, Tensor])[] {
-  const isIterable = typeof entries === "object" && entries !== null && Symbol.iterator in entries;
-  if (!isIterable)
+  if (!isIterable(entries))
     throw invalid(subject, "pairs of a variable and a gradient", entries, "pass a map or a list of pairs");
   const list = [...(entries as Iterable<readonly [Variable, Tensor]>)];
   requireEntriesOf(subject, list);
@@ -61,5 +56,9 @@ function requireEntriesOf(subject: string, entries: Iterable<unknown>): void {
   }
 }
 
-const invalid = (subject: string, expected: string, got: unknown, fix: string): BinadeError =>
+/** The error for an argument that is something else than expected. */
+export const invalid = (subject: string, expected: string, got: unknown, fix: string): BinadeError =>
   new BinadeError("option.invalid", `${subject}: expected ${expected}, got ${showValue(got)}; ${fix}`);
+
+export const isIterable = (value: unknown): value is Iterable<unknown> =>
+  typeof value === "object" && value !== null && Symbol.iterator in value;

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import * as binade from "../../src/index.ts";
 import { BinadeError, Tensor, tensor, useDevice } from "../../src/index.ts";
 
-/** Of other parts of the library only: what they are given is made by it. */
+/** Given by other parts of the library only; and what would change the device of this test. */
 const INTERNAL = new Set(["nn.AmaxHistory", "nn.Fp8", "optim.Optimizer", "BinadeError", "useDevice"]);
 
 const isClass = (value: unknown): boolean => /^class\b/.test(Function.prototype.toString.call(value));
