@@ -1,6 +1,22 @@
 // Mutants of formats: rounding, split and 8-bit storage, fp8 recipes. The columns: ../mutants.mjs.
 export const mutants = [
   {
+    name: "a NaN made quiet as it is narrowed",
+    file: "src/formats/half.ts",
+    find: "(payload === 0 ? quiet : payload)",
+    replace: "(payload | quiet)",
+    test: "test/formats/arrays.test.ts",
+    expected: "comes back unchanged",
+  },
+  {
+    name: "a NaN written over a NaN on the reference device",
+    file: "src/backends/reference/backend.ts",
+    find: 'const keepsNaN = buffer.storage.kind !== "arena";',
+    replace: "const keepsNaN = false;",
+    test: "test/optim/skipped-bits.test.ts",
+    expected: "all patterns of weights",
+  },
+  {
     name: "a split that rounds ties to even",
     file: "src/ops/storage.ts",
     find: 'b.cast(b.where(isLowTie(b, above), moved(b, rounded, STEP), rounded), "bfloat16")',

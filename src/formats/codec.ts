@@ -232,7 +232,7 @@ function encodeAny(values: ArrayLike<number>, d: DType): StorageArray {
 
 /**
  * Storage of `values` in format `d`: a new array, each element stored as `round` says (float bits as `encode`).
- * From a `Float32Array` to 16 bits, NaN keeps its sign and upper payload and becomes quiet.
+ * From a `Float32Array` to 16 bits, NaN keeps its sign and upper payload, and becomes quiet where that is 0.
  *
  * @param values numbers: an array, any number typed array, or a `Float16Array`
  * @example

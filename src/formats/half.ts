@@ -8,13 +8,16 @@ function bitsOf(values: Float32Array): Int32Array {
   return new Int32Array(values.buffer, values.byteOffset, values.length);
 }
 
+/** Payload of a NaN, made quiet where nothing of it is left: that would read as infinity. */
+const payloadOr = (payload: number, quiet: number): number => (payload === 0 ? quiet : payload);
+
 /**
  * bfloat16 bits of float32 bits. The sum carries into the exponent, which is right for every binade and turns the
- * largest numbers into infinity. A NaN keeps its sign and upper payload and becomes quiet: rounded as a number,
- * 0x7fffffff would wrap around to -0, and 0x7f800001 would become infinity.
+ * largest numbers into infinity. A NaN keeps its sign and upper payload: rounded as a number, 0x7fffffff would wrap
+ * around to -0.
  */
 function bfloat16Bits(bits: number): number {
-  if ((bits & ABSOLUTE) > INFINITY32) return (bits >>> 16) | 0x0040;
+  if ((bits & ABSOLUTE) > INFINITY32) return ((bits >>> 16) & 0xff80) | payloadOr((bits >>> 16) & 0x7f, 0x40);
   return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
 }
 
@@ -22,7 +25,7 @@ function bfloat16Bits(bits: number): number {
 function float16Bits(bits: number): number {
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & ABSOLUTE;
-  if (magnitude > INFINITY32) return sign | 0x7e00 | ((magnitude >>> 13) & 0x1ff);
+  if (magnitude > INFINITY32) return sign | 0x7c00 | payloadOr((magnitude >>> 13) & 0x3ff, 0x200);
   if (magnitude >= 0x47800000) return sign | 0x7c00; // 2^16
   if (magnitude >= 0x38800000) return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13); // 2^-14
   if (magnitude <= 0x33000000) return sign; // 2^-25: a tie, and 0 is even

@@ -5,8 +5,11 @@
 // take F16C, AVX-512 or NEON conversions for float16 where those exist, with the same bits. bfloat16 always goes through
 // integer code: vcvtneps2bf16 flushes subnormal inputs to zero.
 //
-// Overflow gives an infinity, in float8_e4m3fn (which has none) a NaN. A NaN keeps its sign and its leading payload
-// bits and becomes quiet; float8_e4m3fn has one NaN per sign; widening bfloat16 keeps all bits as they are.
+// Overflow gives an infinity, in float8_e4m3fn (which has none) a NaN. A NaN keeps its sign and as much of its payload as
+// fits, and becomes quiet only where nothing would be left of that, which would read as an infinity; float8_e4m3fn has one
+// NaN per sign. So narrowing what was widened gives back the bits, whatever they are: a value that is selected, as the
+// weights of a skipped step are, is never changed by its way through float32. Conversion instructions make NaNs quiet, in
+// both directions; arrays that hold one are converted again by the integer code.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -36,16 +39,28 @@ static inline float floatOfBits(uint32_t bits) {
 
 static inline float bfloat16ToFloat(uint16_t bits) { return floatOfBits(static_cast<uint32_t>(bits) << 16); }
 
+/// The bits of a NaN, made `quiet` where none of the `payload` that its format keeps is set.
+static inline uint32_t nanOfPayload(uint32_t bits, uint32_t payload, uint32_t quiet) {
+  return bits | ((bits & payload) == 0 ? quiet : 0u);
+}
+
+/// The bits of a number of which the upper half is the nearest bfloat16; the lower half is not cleared. Not for NaNs.
+static inline uint32_t roundedNumber(uint32_t bits) {
+  // Adding 0x7fff + (lowest kept bit) carries into the kept half exactly when nearest-even rounds up; the carry out of
+  // the mantissa increments the exponent, which is right for binade ends and for overflow to infinity alike.
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
 /// The float32 bits whose upper half is the nearest bfloat16; the lower half is not cleared.
 static inline uint32_t roundedToBfloat16(float value) {
   const uint32_t bits = bitsOfFloat(value);
-  // Adding 0x7fff + (lowest kept bit) carries into the kept half exactly when nearest-even rounds up; the carry out of
-  // the mantissa increments the exponent, which is right for binade ends and for overflow to infinity alike.
-  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  return value == value ? rounded : bits | 0x00400000u;
+  return value == value ? roundedNumber(bits) : nanOfPayload(bits, 0x007f0000u, 0x00400000u);
 }
 
 static inline uint16_t floatToBfloat16(float value) { return static_cast<uint16_t>(roundedToBfloat16(value) >> 16); }
+
+/// The nearest bfloat16 as float32.
+static inline float roundToBfloat16(float value) { return floatOfBits(roundedToBfloat16(value) & 0xffff0000u); }
 
 /// Widens a narrow magnitude (sign removed) whose exponent and mantissa stand at float32's places, biased by
 /// 127 - rebias. `infinity`: the magnitude's all-ones exponent in place; magnitudes >= it are infinity or NaN.
@@ -54,7 +69,7 @@ static inline uint32_t widenMagnitude(uint32_t shifted, uint32_t rebias, uint32_
   // A subnormal is mantissa · 2^(1 - bias): give it that exponent's implicit one, then subtract the one exactly.
   const uint32_t subnormal =
       bitsOfFloat(floatOfBits(shifted + ((rebias + 1u) << 23)) - floatOfBits((rebias + 1u) << 23));
-  const uint32_t special = shifted | 0x7f800000u | (shifted > infinity ? 0x400000u : 0u);
+  const uint32_t special = shifted | 0x7f800000u;  // keeps the payload, quiet or not
   const uint32_t finite = shifted < 0x00800000u ? subnormal : normal;
   return shifted >= infinity ? special : finite;
 }
@@ -79,7 +94,7 @@ static inline uint16_t floatToFloat16(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   uint32_t result = narrowMagnitude(magnitude, 10u, 112u, 0.5f);
   result = magnitude >= 0x477ff000u ? 0x7c00u : result;  // 65520, halfway from 65504 to 65536, rounds to infinity
-  result = magnitude > 0x7f800000u ? 0x7e00u | ((magnitude >> 13) & 0x3ffu) : result;
+  result = magnitude > 0x7f800000u ? 0x7c00u | nanOfPayload((magnitude >> 13) & 0x3ffu, 0x3ffu, 0x200u) : result;
   return static_cast<uint16_t>(result | ((bits >> 16) & 0x8000u));
 }
 
@@ -106,7 +121,7 @@ static inline uint8_t floatToE5m2(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   uint32_t result = narrowMagnitude(magnitude, 2u, 112u, 128.0f);
   result = magnitude >= 0x47700000u ? 0x7cu : result;  // 61440, halfway from 57344 to 65536, rounds to infinity
-  result = magnitude > 0x7f800000u ? 0x7eu | ((magnitude >> 21) & 3u) : result;
+  result = magnitude > 0x7f800000u ? 0x7cu | nanOfPayload((magnitude >> 21) & 3u, 3u, 2u) : result;
   return static_cast<uint8_t>(result | ((bits >> 24) & 0x80u));
 }
 
@@ -117,41 +132,78 @@ static inline void widenBfloat16(const uint16_t* __restrict source, float* __res
 }
 
 static inline void narrowBfloat16(const float* __restrict source, uint16_t* __restrict target, int64_t count) {
+  uint32_t nans = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    nans |= source[i] == source[i] ? 0u : ~0u;
+    target[i] = static_cast<uint16_t>(roundedNumber(bitsOfFloat(source[i])) >> 16);
+  }
+  if (nans == 0) return;
   for (int64_t i = 0; i < count; ++i) target[i] = floatToBfloat16(source[i]);
 }
 
 static inline void widenFloat16(const uint16_t* __restrict source, float* __restrict target, int64_t count) {
   int64_t i = 0;
+  bool hasNaN = false;
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
+  __mmask16 nans = 0;
   for (; i < count; i += 16) {
     const __mmask16 lanes = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1u);
-    const __m256i halves = _mm256_maskz_loadu_epi16(lanes, source + i);
-    _mm512_mask_storeu_ps(target + i, lanes, _mm512_maskz_cvtph_ps(lanes, halves));
+    const __m512 values = _mm512_maskz_cvtph_ps(lanes, _mm256_maskz_loadu_epi16(lanes, source + i));
+    nans = static_cast<__mmask16>(nans | _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q));
+    _mm512_mask_storeu_ps(target + i, lanes, values);
   }
+  hasNaN = nans != 0;
 #elif defined(__F16C__)
-  for (; i + 8 <= count; i += 8)
-    _mm256_storeu_ps(target + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i))));
+  __m256 nans = _mm256_setzero_ps();
+  for (; i + 8 <= count; i += 8) {
+    const __m256 values = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i)));
+    nans = _mm256_or_ps(nans, _mm256_cmp_ps(values, values, _CMP_UNORD_Q));
+    _mm256_storeu_ps(target + i, values);
+  }
+  hasNaN = _mm256_movemask_ps(nans) != 0;
 #elif defined(__aarch64__)
-  for (; i + 4 <= count; i += 4) vst1q_f32(target + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(source + i))));
+  uint32x4_t numbers = vdupq_n_u32(~0u);
+  for (; i + 4 <= count; i += 4) {
+    const float32x4_t values = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(source + i)));
+    numbers = vandq_u32(numbers, vceqq_f32(values, values));
+    vst1q_f32(target + i, values);
+  }
+  hasNaN = vminvq_u32(numbers) == 0;
 #endif
+  if (hasNaN) i = 0;
   for (; i < count; ++i) target[i] = float16ToFloat(source[i]);
 }
 
 static inline void narrowFloat16(const float* __restrict source, uint16_t* __restrict target, int64_t count) {
   int64_t i = 0;
+  bool hasNaN = false;
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
+  __mmask16 nans = 0;
   for (; i < count; i += 16) {
     const __mmask16 lanes = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1u);
     const __m512 values = _mm512_maskz_loadu_ps(lanes, source + i);
+    nans = static_cast<__mmask16>(nans | _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q));
     _mm256_mask_storeu_epi16(target + i, lanes, _mm512_maskz_cvtps_ph(lanes, values, _MM_FROUND_TO_NEAREST_INT));
   }
+  hasNaN = nans != 0;
 #elif defined(__F16C__)
-  for (; i + 8 <= count; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT));
+  __m256 nans = _mm256_setzero_ps();
+  for (; i + 8 <= count; i += 8) {
+    const __m256 values = _mm256_loadu_ps(source + i);
+    nans = _mm256_or_ps(nans, _mm256_cmp_ps(values, values, _CMP_UNORD_Q));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+  }
+  hasNaN = _mm256_movemask_ps(nans) != 0;
 #elif defined(__aarch64__)
-  for (; i + 4 <= count; i += 4) vst1_u16(target + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(source + i))));
+  uint32x4_t numbers = vdupq_n_u32(~0u);
+  for (; i + 4 <= count; i += 4) {
+    const float32x4_t values = vld1q_f32(source + i);
+    numbers = vandq_u32(numbers, vceqq_f32(values, values));
+    vst1_u16(target + i, vreinterpret_u16_f16(vcvt_f16_f32(values)));
+  }
+  hasNaN = vminvq_u32(numbers) == 0;
 #endif
+  if (hasNaN) i = 0;
   for (; i < count; ++i) target[i] = floatToFloat16(source[i]);
 }
 
@@ -208,7 +260,7 @@ static inline void roundArray(DType format, float* values, int64_t count) {
   uint16_t narrow[256];
   if (format == DType::float32) return;
   if (format == DType::bfloat16) {
-    for (int64_t i = 0; i < count; ++i) values[i] = floatOfBits(roundedToBfloat16(values[i]) & 0xffff0000u);
+    for (int64_t i = 0; i < count; ++i) values[i] = roundToBfloat16(values[i]);
     return;
   }
   for (int64_t i = 0; i < count; i += 256) {

@@ -125,7 +125,7 @@ static void executeInteger(Opcode opcode, const Lanes& lanes) {
 }
 
 static void roundLanes(DType format, const Lanes& lanes) {
-  if (format == DType::bfloat16) return unary(lanes, [](float a) { return floatOfBits(roundedToBfloat16(a) & 0xffff0000u); });
+  if (format == DType::bfloat16) return unary(lanes, [](float a) { return roundToBfloat16(a); });
   uint16_t narrow[kBlockLanes];
   narrowArray(format, lanes.a, narrow, lanes.count);
   widenArray(format, narrow, lanes.dst, lanes.count);

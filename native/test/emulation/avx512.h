@@ -140,6 +140,16 @@ inline __m512i shiftLeft(const __m512i& a, int count) {
   return load<__m512i>(lanes);
 }
 
+/// Lanes in which either value is a NaN: the only comparison of float32 that kernels spell as an intrinsic.
+template <int predicate>
+inline __mmask16 compare(const __m512& a, const __m512& b) {
+  static_assert(predicate == _CMP_UNORD_Q, "no other predicate is emulated");
+  const auto x = bitsAs<Halves>(a), y = bitsAs<Halves>(b);
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.half[0], y.half[0], _CMP_UNORD_Q));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.half[1], y.half[1], _CMP_UNORD_Q));
+  return static_cast<__mmask16>(low | high << 8);
+}
+
 inline __m512 widenFloat16(uint64_t mask, const __m256i& a) {
   __m128i parts[2];
   std::memcpy(parts, &a, sizeof parts);
@@ -209,8 +219,10 @@ inline __m512 addPairs(const __m512& sums, const Pairs& a, const Pairs& b) {
 #define _mm512_cvtepu16_epi32(a) binade_emulation::widenUnsigned(a)
 #define _mm512_cvtph_ps(a) binade_emulation::widenFloat16(0xffff, a)
 #define _mm512_maskz_cvtph_ps(mask, a) binade_emulation::widenFloat16(mask, a)
+#undef _mm512_cmp_ps_mask
 #undef _mm512_cvtps_ph
 #undef _mm512_maskz_cvtps_ph
+#define _mm512_cmp_ps_mask(a, b, predicate) binade_emulation::compare<predicate>(a, b)
 #define _mm512_cvtps_ph(a, rounding) binade_emulation::narrowFloat16<rounding>(0xffff, a)
 #define _mm512_maskz_cvtps_ph(mask, a, rounding) binade_emulation::narrowFloat16<rounding>(mask, a)
 

@@ -121,6 +121,10 @@ function load(buffer: Buffer, arena: Uint8Array, bindings: readonly Uint8Array[]
   return Float64Array.from({ length: buffer.elements }, (_, i) => get(view, i * size));
 }
 
+/**
+ * A NaN that meets one in memory beyond the arena leaves its bits: numbers have no payloads, and a variable that keeps its
+ * value, as in a skipped step, keeps every bit.
+ */
 function store(
   values: Float64Array,
   { buffer, view }: Operand,
@@ -129,8 +133,13 @@ function store(
 ): void {
   const bytes = bytesOf(buffer, arena, bindings);
   const data = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const [, set] = accessOf(buffer.dtype);
+  const [get, set] = accessOf(buffer.dtype);
   const size = byteSize(buffer.dtype);
+  const keepsNaN = buffer.storage.kind !== "arena";
   invariant(sizeOf(view.shape) === values.length, () => "a kernel writes as many elements as its node has");
-  walk(view, (at, i) => set(data, at * size, values[i] as number));
+  walk(view, (at, i) => {
+    const value = values[i] as number;
+    if (keepsNaN && Number.isNaN(value) && Number.isNaN(get(data, at * size))) return;
+    set(data, at * size, value);
+  });
 }
