@@ -1,9 +1,12 @@
 /**
  * Does the precision change what a model learns? ResNet-20 on the generated shapes, each seed in each precision:
  * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1200] [--threads 2] [--out accuracy.json]
- * Accuracies are over the 10 000 held-out pictures, after the last step. With --out, runs that the file has are not repeated.
+ *   [--checkpoints folder]
+ * Accuracies are over the 10 000 held-out pictures, after the last step. With --out, runs that the file has are not repeated;
+ * with --checkpoints, one that was cut short goes on from its last hundredth step, and its seconds count from there.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 const { values: flags } = parseArgs({
@@ -13,11 +16,12 @@ const { values: flags } = parseArgs({
     steps: { type: "string" },
     threads: { type: "string", default: "2" },
     out: { type: "string" },
+    checkpoints: { type: "string" },
   },
 });
 const { generatedShapes } = await import("../dist/data/index.js");
 const { nn, useDevice } = await import("../dist/index.js");
-const { classificationTask, RESNET_PRESETS, train } = await import("../dist/train/index.js");
+const { CHECKPOINT_FILE, classificationTask, RESNET_PRESETS, train } = await import("../dist/train/index.js");
 
 const { depth, batch, learningRate, ...preset } = RESNET_PRESETS.s;
 const steps = Number(flags.steps ?? preset.steps);
@@ -28,8 +32,10 @@ const data = { ...generatedShapes(), byteLength: 0, sha256: "" };
 async function run(precision, seed) {
   const model = new nn.ResNet({ depth, classes: data.training.classes.length, seed });
   const task = classificationTask({ model, data, batch, seed, crop: 4, flip: true });
+  const folder = flags.checkpoints && join(flags.checkpoints, `${precision}-${seed}`);
+  const saved = folder && { out: folder, resume: existsSync(join(folder, CHECKPOINT_FILE)), checkpointEvery: 100 };
   const beganMs = performance.now();
-  for await (const event of train({ task, precision, steps, learningRate, seed, evaluateEvery: steps })) {
+  for await (const event of train({ task, precision, steps, learningRate, seed, evaluateEvery: steps, ...saved })) {
     if (event.type === "step" && event.step % 100 === 0)
       console.error(`${precision} seed ${seed}: step ${event.step}, loss ${event.loss.toFixed(3)}`);
     if (event.type !== "done") continue;
