@@ -22,6 +22,11 @@ int workerCount(const Pool* pool);
 /// With one task or one worker it runs inline and wakes nobody.
 void parallelFor(Pool* pool, int64_t tasks, Task task, void* context);
 
+/// Called by a task: returns when task(context, unit, worker) has run once, by whichever worker came first. Each of `units` units has a
+/// byte of `states`, zero at first. While another worker is at this unit, later ones that nobody has begun are run, so that
+/// workers in need of the same units share them. A unit must not wait for anything.
+void ensureDone(uint8_t* states, int64_t units, int64_t unit, Task task, void* context, int worker);
+
 /// Scratch memory of one worker, 64-byte aligned, at least `byteLength` long, kept (and grown, never shrunk) between
 /// calls. `slot` in [0, 8) lets nested routines hold several at once; its content is undefined after any later call
 /// for the same worker and slot.

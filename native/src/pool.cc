@@ -48,6 +48,15 @@ void pauseBriefly() {
 #endif
 }
 
+/// Waits a moment more: at first for a few cycles, later until others had their turn.
+void giveWay(int spins) {
+  if (spins < 4096) {
+    pauseBriefly();
+  } else {
+    std::this_thread::yield();
+  }
+}
+
 }  // namespace
 
 struct Pool {
@@ -143,13 +152,17 @@ void wakeSleepers(Pool* pool) {
 }
 
 void awaitFinished(Pool* pool, int64_t tasks) {
-  for (int spins = 0; pool->finished.load(std::memory_order_acquire) != tasks; ++spins) {
-    if (spins < 4096) {
-      pauseBriefly();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  for (int spins = 0; pool->finished.load(std::memory_order_acquire) != tasks; ++spins) giveWay(spins);
+}
+
+enum UnitState : uint8_t { untouched = 0, begun = 1, done = 2 };
+
+UnitState stateOf(const uint8_t* state) { return static_cast<UnitState>(__atomic_load_n(state, __ATOMIC_ACQUIRE)); }
+
+/// Whether this thread is the first to begin the unit.
+bool begins(uint8_t* state) {
+  uint8_t expected = untouched;
+  return __atomic_compare_exchange_n(state, &expected, begun, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
 }  // namespace
@@ -193,6 +206,19 @@ void parallelFor(Pool* pool, int64_t tasks, Task task, void* context) {
   runningPool = outerPool;
   runningWorker = outerWorker;
   awaitFinished(pool, tasks);
+}
+
+void ensureDone(uint8_t* states, int64_t units, int64_t unit, Task task, void* context, int worker) {
+  int64_t next = unit;
+  for (int spins = 0; stateOf(states + unit) != done;) {
+    while (next < units && stateOf(states + next) != untouched) ++next;
+    if (next == units) {
+      giveWay(spins++);
+    } else if (begins(states + next)) {
+      task(context, next, worker);
+      __atomic_store_n(states + next, static_cast<uint8_t>(done), __ATOMIC_RELEASE);
+    }
+  }
 }
 
 void* scratch(Pool* pool, int worker, int slot, size_t byteLength) {

@@ -1,120 +1,24 @@
-// Matrix products: packs B once and A where it is used, cuts the product into tiles by shape, splits k where tiles are
-// too few.
+// Matrix products: cuts the product into tiles by shape, packs operands once where they are first used, splits k where tiles
+// are too few.
 #include "gemm.h"
 
-#include "gemm_block.h"
+#include "gemm_plan.h"
 
 namespace binade {
 namespace BINADE_ISA {
 
 namespace {
 
-// Tiles stay in L2 with their A rows; 112 × 256 floats are 112 KiB.
-constexpr int64_t tileRowPanels = 112 / panelRows;
-constexpr int64_t tileColumnPanels = 256 / panelColumns;
-constexpr int64_t leastRowPanels = 4;
-constexpr int64_t leastColumnPanels = panelColumns >= 32 ? 2 : 4;
-constexpr int64_t wantedTiles = 16;       // enough for eight workers that finish at different times
-constexpr int64_t splitBelowTiles = 8;    // fewer tiles than this may split k
-constexpr int64_t leastSplitWords = 256;  // a split shorter than this costs more to combine than it gains
 constexpr int64_t aloneBelow = 1 << 16;   // multiply-adds under which one thread is faster than waking another
 constexpr int64_t manyProducts = 16;      // batches from here on keep workers busy with whole products
-constexpr int64_t packStripWords = 256;
-constexpr int64_t panelPadFrom = 64;
-constexpr int64_t readRowsColumns = 512;  // up to so many columns, reading A's rows where they lie costs less than packing
-constexpr int64_t pageBytes = 4096, fewestWays = 8;
 constexpr int64_t leastTurnedRows = 6;    // fewer rows would leave most of a panel's columns empty
 constexpr int64_t leastTurnedDepth = 128; // a sum of fewer products costs less than its way through a transposition
 constexpr int turnedSlot = 5;
-
-/// How one product of a problem is cut; a function of shape and instruction set alone.
-struct Plan {
-  bool pairs;
-  int64_t words;                     // depth in words
-  int64_t panelWords;                // from one packed panel to the next
-  int64_t tileRows, tileColumns;     // multiples of the panel sizes
-  int64_t rowTiles, columnTiles;
-  int64_t splits, splitWords;
-  int64_t columnGroup;               // column tiles in a row that one task computes
-  bool readsRows;                    // whether A is read as it lies in memory, and nobody packs it
-  bool packsOwnRows;                 // whether a task packs its rows of A for itself, warm: nobody else needs them
-  int64_t aLength, bLength;          // packed floats
-  int64_t tileLength() const { return tileRows * tileColumns; }
-  int64_t tiles() const { return rowTiles * columnTiles; }
-  int64_t ownLength() const { return packedLength(tileRows, panelRows, panelWords); }
-  int64_t columnGroups() const { return ceilDivide(columnTiles, columnGroup); }
-};
-
-/// Panels per tile: `count` panels cut into equal tiles of at most `most`.
-int64_t evenPanels(int64_t count, int64_t most) { return ceilDivide(count, ceilDivide(count, most)); }
-
-/// Whether rows of A are in memory what a register kernel reads of a panel: whole words, one after the other. Rows whole pages
-/// apart share a set of the first cache: more of them than it has ways drive each other out.
-bool liesInRows(const GemmProblem& problem, bool pairs) {
-  const MatrixView& a = problem.a;
-  if (a.columnStride != 1 || a.storage != a.format) return false;
-  if (panelRows > fewestWays && a.rowStride * byteWidth(a.storage) % pageBytes == 0) return false;
-  if (!pairs) return a.storage == DType::float32;
-  if (problem.k % 2 != 0 || a.rowStride % 2 != 0) return false;
-  for (int64_t product = 0; product < problem.batch; ++product)
-    if (problem.aOffsets[product] % 2 != 0) return false;
-  return true;
-}
-
-Plan makePlan(const GemmProblem& problem) {
-  Plan plan{};
-  plan.pairs = usesPairs(problem.a.format, problem.b.format);
-  plan.words = wordsOf(problem.k, plan.pairs);
-  // An odd number of eights: panels that start a power of two apart would fight for the same cache sets.
-  plan.panelWords = plan.words < panelPadFrom ? plan.words : roundUp(plan.words + 8, 16) - 8;
-  const int64_t rowPanels = ceilDivide(problem.m, panelRows);
-  const int64_t columnPanels = ceilDivide(problem.n, panelColumns);
-  int64_t rows = evenPanels(rowPanels, tileRowPanels);
-  int64_t columns = evenPanels(columnPanels, tileColumnPanels);
-  while (ceilDivide(rowPanels, rows) * ceilDivide(columnPanels, columns) < wantedTiles) {
-    const bool canCutRows = rows >= 2 * leastRowPanels;
-    const bool canCutColumns = columns >= 2 * leastColumnPanels;
-    if (!canCutRows && !canCutColumns) break;
-    if (canCutColumns && (!canCutRows || columns * panelColumns >= rows * panelRows)) {
-      columns = ceilDivide(columns, 2);
-    } else {
-      rows = ceilDivide(rows, 2);
-    }
-  }
-  plan.tileRows = rows * panelRows;
-  plan.tileColumns = columns * panelColumns;
-  plan.rowTiles = ceilDivide(rowPanels, rows);
-  plan.columnTiles = ceilDivide(columnPanels, columns);
-  plan.splits = 1;
-  if (plan.tiles() < splitBelowTiles)
-    plan.splits = larger(smaller(splitBelowTiles / plan.tiles(), plan.words / leastSplitWords), 1);
-  plan.splitWords = ceilDivide(plan.words, plan.splits);
-  plan.columnGroup = larger(plan.columnTiles * plan.rowTiles * plan.splits / wantedTiles, 1);
-  plan.columnGroup = smaller(plan.columnGroup, plan.columnTiles);
-  plan.readsRows = problem.n <= readRowsColumns && liesInRows(problem, plan.pairs);
-  plan.packsOwnRows = !plan.readsRows && plan.columnGroups() == 1;
-  plan.aLength = plan.readsRows ? 0 : packedLength(problem.m, panelRows, plan.panelWords);
-  plan.bLength = packedLength(problem.n, panelColumns, plan.panelWords);
-  return plan;
-}
-
-Operand operandA(const GemmProblem& problem, int64_t product) {
-  const MatrixView& view = problem.a;
-  const char* data = static_cast<const char*>(view.data) + problem.aOffsets[product] * byteWidth(view.storage);
-  return Operand{data, view.storage, view.format, view.rowStride, view.columnStride, problem.m, problem.k};
-}
 
 /// A's rows where they lie.
 Packed rowsOfA(const GemmProblem& problem, bool pairs, int64_t product) {
   const Operand a = operandA(problem, product);
   return Packed{reinterpret_cast<const float*>(a.data), pairs ? a.rowStride / 2 : a.rowStride, true};
-}
-
-/// B seen from its columns: they are the packed rows.
-Operand operandB(const GemmProblem& problem, int64_t product) {
-  const MatrixView& view = problem.b;
-  const char* data = static_cast<const char*>(view.data) + problem.bOffsets[product] * byteWidth(view.storage);
-  return Operand{data, view.storage, view.format, view.columnStride, view.rowStride, problem.n, problem.k};
 }
 
 /// Everything the tasks of one problem share.
@@ -124,8 +28,8 @@ struct Work {
   const TileSink* sink;
   Plan plan;
   int64_t product;           // team mode: the product being computed
-  bool packA, packB;         // team mode: whether this product's operand differs from the one packed before
   float *a, *b, *partials;   // team mode: packed operands; (splits, tiles, tileRows, tileColumns) partial sums
+  uint8_t *aStates, *bStates;  // team mode: which units of the operands are packed
   int64_t productsPerTask;   // alone mode
 };
 
@@ -164,10 +68,11 @@ void addSplits(const Plan& plan, float* first, int64_t distance) {
 
 void multiplyAlone(const Work& work, int64_t product, const Packed& a, const Packed& b, float* sums, int worker) {
   const Plan& plan = work.plan;
+  const auto supply = [&](const Tile&, int64_t, int64_t) { return PackedOperands{a, b}; };
   for (int64_t index = 0; index < plan.tiles(); ++index) {
     for (int64_t split = 0; split < plan.splits; ++split)
-      multiplyTile(plan.pairs, a, b, tileAt(work, index, split), sums + split * plan.tileLength(), plan.tileColumns,
-                   false);
+      multiplyTile(plan.pairs, a.inRows, supply, tileAt(work, index, split), sums + split * plan.tileLength(),
+                   plan.tileColumns);
     addSplits(plan, sums, plan.tileLength());
     writeTile(work, product, tileAt(work, index, 0), sums, worker);
   }
@@ -194,53 +99,80 @@ void runAlone(void* context, int64_t task, int worker) {
   }
 }
 
-// --- Team: workers pack B together (and A, where many of them need the same rows), then share the tiles. -----------
+// --- Team: workers share the tiles, and pack what they need and nobody has packed. --------------------------------
+//
+// Workers that begin with the same columns take units in turns. Nobody waits for all of an operand: packing alone is as slow as
+// memory, which several threads share.
 
-/// Strips of packing work: about a tile of rows by packStripWords of depth.
-struct Strips {
-  int64_t rows, rowStrips, depthStrips;
-  int64_t count() const { return rowStrips * depthStrips; }
+struct Words {
+  int64_t first, end;
 };
 
-Strips stripsOf(const Plan& plan, int64_t rows, int64_t width) {
-  const int64_t stripRows = roundUp(112, width);
-  return Strips{stripRows, ceilDivide(rows, stripRows), ceilDivide(plan.words, packStripWords)};
+/// Block number `block` of split number `split`; nothing past the split's end.
+Words blockAt(const Plan& plan, int64_t split, int64_t block) {
+  const int64_t first = smaller(split * plan.splitWords, plan.words);
+  const int64_t end = smaller(first + plan.splitWords, plan.words);
+  const int64_t step = blockWordsOf(end - first);
+  return Words{smaller(first + block * step, end), smaller(first + (block + 1) * step, end)};
 }
 
 template <int width>
-void packStrip(const Operand& operand, const Plan& plan, const Strips& strips, int64_t index, float* target) {
-  const int64_t row = index % strips.rowStrips * strips.rows;
-  const int64_t word = index / strips.rowStrips * packStripWords;
+void packUnit(const Plan& plan, const Operand& operand, const Units& units, int64_t unit, float* target) {
+  const Words words = blockAt(plan, unit / plan.blocks / units.perBlock, unit % plan.blocks);
+  const int64_t row = unit / plan.blocks % units.perBlock * units.rows;
   packRegion<width>(operand, plan.pairs,
-                    PackRegion{target, plan.panelWords, row, smaller(row + strips.rows, operand.rows), word,
-                               smaller(word + packStripWords, plan.words)});
+                    PackRegion{target, plan.panelWords, row, smaller(row + units.rows, operand.rows), words.first, words.end});
 }
 
-void packTask(void* context, int64_t task, int) {
+void packUnitOfA(void* context, int64_t unit, int) {
   const Work& work = *static_cast<const Work*>(context);
-  const Strips aStrips = stripsOf(work.plan, work.problem->m, panelRows);
-  const int64_t aTasks = work.packA ? aStrips.count() : 0;
-  if (task < aTasks) {
-    packStrip<panelRows>(operandA(*work.problem, work.product), work.plan, aStrips, task, work.a);
-  } else {
-    const Strips bStrips = stripsOf(work.plan, work.problem->n, panelColumns);
-    packStrip<panelColumns>(operandB(*work.problem, work.product), work.plan, bStrips, task - aTasks, work.b);
-  }
+  packUnit<panelRows>(work.plan, operandA(*work.problem, work.product), work.plan.aUnits, unit, work.a);
 }
 
-/// The rows and depths of A that a tile needs, packed at `target` as if they were the whole operand's first rows.
-Packed packOwnRows(const Work& work, const Tile& tile, float* target) {
-  Operand rows = operandA(*work.problem, work.product);
-  rows.data += tile.row * rows.rowStride * byteWidth(rows.storage);
-  rows.rows = tile.rows;
-  packRegion<panelRows>(rows, work.plan.pairs,
-                        PackRegion{target, work.plan.panelWords, 0, tile.rows, tile.firstWord, tile.endWord});
-  return Packed{target, work.plan.panelWords};
+void packUnitOfB(void* context, int64_t unit, int) {
+  const Work& work = *static_cast<const Work*>(context);
+  packUnit<panelColumns>(work.plan, operandB(*work.problem, work.product), work.plan.bUnits, unit, work.b);
 }
+
+/// Operands of one task's tiles, packed where nobody did so before.
+struct TeamSupply {
+  Work& work;
+  int64_t split;
+  int worker;
+  float* ownRows;    // where the task packs its rows of A for itself
+  bool packsOwn;     // whether it has not yet
+
+  PackedOperands operator()(const Tile& tile, int64_t word, int64_t depth) const {
+    const Plan& plan = work.plan;
+    const int64_t block = (word - tile.firstWord) / blockWordsOf(tile.endWord - tile.firstWord);
+    const int64_t unit = unitAt(plan.bUnits, tile.column, block);
+    ensureDone(work.bStates, plan.bUnits.count, unit, packUnitOfB, &work, worker);
+    return PackedOperands{rows(tile, word, depth, block), Packed{work.b, plan.panelWords}};
+  }
+
+  int64_t unitAt(const Units& units, int64_t row, int64_t block) const {
+    return (split * units.perBlock + row / units.rows) * work.plan.blocks + block;
+  }
+
+  Packed rows(const Tile& tile, int64_t word, int64_t depth, int64_t block) const {
+    const Plan& plan = work.plan;
+    if (plan.readsRows) return rowsOfA(*work.problem, plan.pairs, work.product);
+    if (!plan.packsOwnRows) {
+      const int64_t unit = unitAt(plan.aUnits, tile.row, block);
+      ensureDone(work.aStates, plan.aUnits.count, unit, packUnitOfA, &work, worker);
+      return Packed{work.a, plan.panelWords};
+    }
+    float* target = ownRows - tile.row * plan.panelWords;
+    if (packsOwn)
+      packRegion<panelRows>(operandA(*work.problem, work.product), plan.pairs,
+                            PackRegion{target, plan.panelWords, tile.row, tile.row + tile.rows, word, word + depth});
+    return Packed{target, plan.panelWords};
+  }
+};
 
 /// One row of tiles of one column group over one split.
 void tileTask(void* context, int64_t task, int worker) {
-  const Work& work = *static_cast<const Work*>(context);
+  Work& work = *static_cast<Work*>(context);
   const Plan& plan = work.plan;
   const int64_t split = task / (plan.rowTiles * plan.columnGroups());
   const int64_t group = task / plan.rowTiles % plan.columnGroups();
@@ -248,22 +180,14 @@ void tileTask(void* context, int64_t task, int worker) {
   const int64_t endColumn = smaller(firstColumn + plan.columnGroup, plan.columnTiles);
   const int64_t row = task % plan.rowTiles;
   float* sums = floats(work.pool, worker, 1, plan.tileLength() + (plan.packsOwnRows ? plan.ownLength() : 0));
-  const Packed b{work.b, plan.panelWords};
-  Packed a{work.a, plan.panelWords};
-  if (plan.readsRows) a = rowsOfA(*work.problem, plan.pairs, work.product);
-  if (plan.packsOwnRows) a = packOwnRows(work, tileAt(work, row, split), sums + plan.tileLength());
+  TeamSupply supply{work, split, worker, sums + plan.tileLength(), true};
   for (int64_t column = firstColumn; column < endColumn; ++column) {
     const int64_t index = column * plan.rowTiles + row;
     const Tile tile = tileAt(work, index, split);
-    Tile packed = tile;
-    if (plan.packsOwnRows) packed.row = 0;
-    if (plan.splits > 1) {
-      float* partial = work.partials + (split * plan.tiles() + index) * plan.tileLength();
-      multiplyTile(plan.pairs, a, b, packed, partial, plan.tileColumns, false);
-    } else {
-      multiplyTile(plan.pairs, a, b, packed, sums, plan.tileColumns, false);
-      writeTile(work, work.product, tile, sums, worker);
-    }
+    float* target = plan.splits > 1 ? work.partials + (split * plan.tiles() + index) * plan.tileLength() : sums;
+    multiplyTile(plan.pairs, plan.readsRows, supply, tile, target, plan.tileColumns);
+    if (plan.splits == 1) writeTile(work, work.product, tile, sums, worker);
+    supply.packsOwn = false;
   }
 }
 
@@ -281,19 +205,20 @@ void runTeam(Work& work) {
   const Plan& plan = work.plan;
   int self = 0;
   parallelFor(work.pool, 1, reportWorker, &self);  // one task runs inline: the worker that this thread is
-  const bool sharesPackedA = !plan.readsRows && !plan.packsOwnRows;
-  const int64_t aLength = sharesPackedA ? plan.aLength : 0;
+  const int64_t aLength = plan.readsRows || plan.packsOwnRows ? 0 : plan.aLength;
   const int64_t partialLength = plan.splits > 1 ? plan.splits * plan.tiles() * plan.tileLength() : 0;
-  work.b = floats(work.pool, self, 0, plan.bLength + aLength + partialLength);
+  const int64_t stateLength = ceilDivide(plan.aUnits.count + plan.bUnits.count, sizeof(float));
+  work.b = floats(work.pool, self, 0, plan.bLength + aLength + partialLength + stateLength);
   work.a = work.b + plan.bLength;
   work.partials = work.a + aLength;
+  work.aStates = reinterpret_cast<uint8_t*>(work.partials + partialLength);
+  work.bStates = work.aStates + plan.aUnits.count;
   for (int64_t product = 0; product < problem.batch; ++product) {
     work.product = product;
-    work.packA = sharesPackedA && (product == 0 || problem.aOffsets[product] != problem.aOffsets[product - 1]);
-    work.packB = product == 0 || problem.bOffsets[product] != problem.bOffsets[product - 1];
-    const int64_t packTasks = (work.packA ? stripsOf(plan, problem.m, panelRows).count() : 0) +
-                              (work.packB ? stripsOf(plan, problem.n, panelColumns).count() : 0);
-    parallelFor(work.pool, packTasks, packTask, &work);
+    if (product == 0 || problem.aOffsets[product] != problem.aOffsets[product - 1])
+      __builtin_memset(work.aStates, 0, static_cast<size_t>(plan.aUnits.count));
+    if (product == 0 || problem.bOffsets[product] != problem.bOffsets[product - 1])
+      __builtin_memset(work.bStates, 0, static_cast<size_t>(plan.bUnits.count));
     parallelFor(work.pool, plan.rowTiles * plan.columnGroups() * plan.splits, tileTask, &work);
     if (plan.splits > 1) parallelFor(work.pool, plan.tiles(), combineTask, &work);
   }

@@ -53,19 +53,30 @@ static inline void prefetchPart(const float* strip, int64_t words, int64_t part,
     for (int64_t j = 0; j < panelColumns; j += 16) __builtin_prefetch(strip + word * panelColumns + j, 0, 2);
 }
 
-/// c (tile.rows, roundUp(tile.columns, panelColumns)), row stride `stride`, = or += A · B.
-template <bool pairs, bool inRows>
-static void multiplyPanels(const Packed& a, const Packed& b, const Tile& tile, float* c, int64_t stride,
-                           bool accumulate) {
-  const int64_t words = tile.endWord - tile.firstWord;
+/// Words of one block of a tile's depth: `words` cut into equal blocks for which L1 has room.
+static inline int64_t blockWordsOf(int64_t words) {
   const int64_t blocks = larger(ceilDivide(words, depthBlock), 1);
-  const int64_t step = larger(roundUp(ceilDivide(words, blocks), 8), 8);
+  return larger(roundUp(ceilDivide(words, blocks), 8), 8);
+}
+
+/// What a block of a tile's depth is multiplied from.
+struct PackedOperands {
+  Packed a, b;
+};
+
+/// c (tile.rows, roundUp(tile.columns, panelColumns)), row stride `stride`, = A · B. `supply(tile, word, depth)` yields the operands
+/// just before the words [word, word + depth) of the tile are read.
+template <bool pairs, bool inRows, typename Supply>
+static void multiplyPanels(const Supply& supply, const Tile& tile, float* c, int64_t stride) {
+  const int64_t step = blockWordsOf(tile.endWord - tile.firstWord);
   const StripKernel fullKernel = multiplyStrips<pairs, inRows, panelRows>;
   const StripKernel lastKernel = stripKernel<pairs, inRows>((tile.rows - 1) % panelRows + 1);
   const int64_t strips = ceilDivide(tile.rows, panelRows);
   for (int64_t word = tile.firstWord; word == tile.firstWord || word < tile.endWord; word += step) {
     const int64_t depth = smaller(step, tile.endWord - word);
-    const bool add = accumulate || word > tile.firstWord;
+    const bool add = word > tile.firstWord;
+    const PackedOperands operands = supply(tile, word, depth);
+    const Packed &a = operands.a, &b = operands.b;
     const float* firstRows = a.data + tile.row * a.depthWords + word * (inRows ? 1 : panelRows);
     for (int64_t j = 0; j < tile.columns; j += panelColumns) {
       const float* columns = b.data + (tile.column + j) * b.depthWords + word * panelColumns;
@@ -82,15 +93,16 @@ static void multiplyPanels(const Packed& a, const Packed& b, const Tile& tile, f
 }
 
 /// multiplyPanels for operands packed as pairs or as floats, or for rows of A that lie so in memory.
-static inline void multiplyTile(bool pairs, const Packed& a, const Packed& b, const Tile& tile, float* c,
-                                int64_t stride, bool accumulate) {
+template <typename Supply>
+static inline void multiplyTile(bool pairs, bool inRows, const Supply& supply, const Tile& tile, float* c,
+                                int64_t stride) {
 #if BINADE_PAIRS
-  if (pairs && a.inRows) return multiplyPanels<true, true>(a, b, tile, c, stride, accumulate);
-  if (pairs) return multiplyPanels<true, false>(a, b, tile, c, stride, accumulate);
+  if (pairs && inRows) return multiplyPanels<true, true>(supply, tile, c, stride);
+  if (pairs) return multiplyPanels<true, false>(supply, tile, c, stride);
 #endif
   (void)pairs;
-  if (a.inRows) return multiplyPanels<false, true>(a, b, tile, c, stride, accumulate);
-  multiplyPanels<false, false>(a, b, tile, c, stride, accumulate);
+  if (inRows) return multiplyPanels<false, true>(supply, tile, c, stride);
+  multiplyPanels<false, false>(supply, tile, c, stride);
 }
 
 }  // namespace BINADE_ISA

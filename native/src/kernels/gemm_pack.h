@@ -112,6 +112,8 @@ static void packTransposing(const Operand& operand, const PackRegion& region) {
 
 // --- Straight: rows are contiguous at each depth, and become words of the panel in order. ---------------------------
 
+constexpr int straightWords = 8;  // packed of every panel of a strip at a time: panels' starts often share a cache set, and so do depths
+
 /// `count` of `width` words from elements at one depth (and, for pairs, the next); zeros after them.
 template <int width>
 static inline void writeWords(const float* low, const float*, int64_t count, float* target) {
@@ -123,14 +125,18 @@ static inline void writeWords(const float* low, const float*, int64_t count, flo
   for (int64_t i = 0; i < width; ++i) target[i] = i < count ? low[i] : 0.0f;
 }
 
+/// One vector of words from elements at one depth, or at two.
+static inline Vector loadWords(const float* low, const float*) { return loadVector(low); }
+
 #if BINADE_PAIRS
-/// 16 words of bfloat16 from two depths, `lanes` of them from memory; `stored` of them are written.
-static inline void writePairs(const uint16_t* low, const uint16_t* high, __mmask16 lanes, __mmask16 stored,
-                              float* target) {
-  const __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, low));
-  const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, high));
-  const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
-  _mm512_mask_storeu_ps(target, stored, _mm512_castsi512_ps(words));
+static inline Vector pairWords(const __m256i& low, const __m256i& high) {
+  const __m512i odd = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+  return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), odd));
+}
+
+static inline Vector loadWords(const uint16_t* low, const uint16_t* high) {
+  return pairWords(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low)),
+                   _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high)));
 }
 
 template <int width>
@@ -140,12 +146,31 @@ static inline void writeWords(const uint16_t* low, const uint16_t* high, int64_t
   };
 #pragma GCC unroll 2
   for (int first = 0; first < width; first += 16) {
-    const __mmask16 stored = maskOf(width - first);
-    const __mmask16 lanes = count >= width ? stored : maskOf(count - first);
-    writePairs(low + first, high + first, lanes, stored, target + first);
+    const __mmask16 lanes = maskOf(count - first);
+    const Vector words = pairWords(_mm256_maskz_loadu_epi16(lanes, low + first), _mm256_maskz_loadu_epi16(lanes, high + first));
+    _mm512_mask_storeu_ps(target + first, maskOf(width - first), words);
   }
 }
 #endif
+
+/// straightWords words of `width` rows from evenly spaced depths, of which whole vectors may be read.
+template <int width, typename Element>
+static inline void copyWords(const Element* const* sources, int64_t first, float* target) {
+  constexpr int perWord = 4 / sizeof(Element), last = width / vectorLanes * vectorLanes;
+  const Element* low = sources[0] + first;
+  const int64_t depth = sources[1] - sources[0];
+#pragma GCC unroll 8
+  for (int i = 0; i < straightWords; ++i, low += perWord * depth, target += width) {
+#pragma GCC unroll 4
+    for (int j = 0; j < last; j += vectorLanes) storeVector(target + j, loadWords(low + j, low + depth + j));
+    if constexpr (last < width) {
+      // The store of a whole vector also writes the start of the next word, whose own store follows.
+      const Vector words = loadWords(low + last, low + depth + last);
+      if (i + 1 < straightWords) storeVector(target + last, words);
+      else storeWords<width - last>(target + last, words);
+    }
+  }
+}
 
 /// Rows [row, row + count) at one depth as packed elements: in place where memory holds them, else through `copy`; zeros
 /// past the last depth, which only the second half of a pair reaches.
@@ -160,23 +185,27 @@ static inline const Element* elementsAt(const Operand& operand, int64_t row, int
   return copy;
 }
 
-/// A few words of every panel of a strip at a time: the panels' starts often share a cache set, and so do the depths'.
 template <int width, typename Element>
 static void packStraight(const Operand& operand, const PackRegion& region) {
   constexpr int64_t perWord = 4 / sizeof(Element);
   constexpr int64_t stripRows = packChunk / width * width;
-  constexpr int64_t mostWords = 8;
-  alignas(64) Element copies[mostWords * perWord][packChunk];
-  const Element* sources[mostWords * perWord];
+  alignas(64) Element copies[straightWords * perWord][packChunk];
+  const Element* sources[straightWords * perWord];
   const int64_t endRow = smaller(region.endRow, operand.rows);
-  for (int64_t row = region.firstRow; row < endRow; row += stripRows) {
-    const int64_t count = smaller(endRow - row, stripRows);
-    for (int64_t word = region.firstWord; word < region.endWord; word += mostWords) {
-      const int64_t words = smaller(region.endWord - word, mostWords);
+  for (int64_t word = region.firstWord; word < region.endWord; word += straightWords) {
+    const int64_t words = smaller(region.endWord - word, straightWords);
+    const bool spacedEvenly = words == straightWords && (word + straightWords) * perWord <= operand.depth;
+    for (int64_t row = region.firstRow; row < endRow; row += stripRows) {
+      const int64_t count = smaller(endRow - row, stripRows);
+      const int64_t readable = storedAsPacked<Element>(operand) ? operand.rows - row : packChunk;
       for (int64_t i = 0; i < words * perWord; ++i)
         sources[i] = elementsAt(operand, row, word * perWord + i, count, copies[i]);
       for (int64_t first = 0; first < count; first += width) {
         float* target = region.target + (row + first) * region.depthWords + word * width;
+        if (spacedEvenly && first + width <= count && first + roundUp(width, vectorLanes) <= readable) {
+          copyWords<width>(sources, first, target);
+          continue;
+        }
         for (int64_t i = 0; i < words; ++i)
           writeWords<width>(sources[i * perWord] + first, sources[i * perWord + perWord - 1] + first, count - first,
                             target + i * width);
@@ -185,9 +214,12 @@ static void packStraight(const Operand& operand, const PackRegion& region) {
   }
 }
 
+/// Whether memory's rows run across the packed ones, depth after depth.
+static inline bool runsAcrossRows(const Operand& operand) { return operand.rowStride == 1 && operand.depthStride != 1; }
+
 template <int width, typename Element>
 static void packElements(const Operand& operand, const PackRegion& region) {
-  if (operand.rowStride == 1 && operand.depthStride != 1) {
+  if (runsAcrossRows(operand)) {
     packStraight<width, Element>(operand, region);
   } else {
     packTransposing<width, Element>(operand, region);

@@ -9,7 +9,7 @@ namespace BINADE_ISA {
 
 #if defined(__AVX512F__)
 
-static inline void transposeRegisters(Vector r[16]) {
+[[gnu::always_inline]] static inline void transposeRegisters(Vector r[16]) {
   Vector t[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
@@ -42,7 +42,7 @@ static inline void transposeRegisters(Vector r[16]) {
 
 #elif defined(__AVX2__)
 
-static inline void transposeRegisters(Vector r[8]) {
+[[gnu::always_inline]] static inline void transposeRegisters(Vector r[8]) {
   Vector t[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
@@ -68,7 +68,7 @@ static inline void transposeRegisters(Vector r[8]) {
 
 #else
 
-static inline void transposeRegisters(Vector r[4]) {
+[[gnu::always_inline]] static inline void transposeRegisters(Vector r[4]) {
   Vector columns[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) columns[j] = Vector{r[0][j], r[1][j], r[2][j], r[3][j]};
@@ -109,8 +109,13 @@ static inline void transposeColumns(const char* source, int64_t rowBytes, int64_
                  ? loadVector(reinterpret_cast<const float*>(source + i * rowBytes + offset))
                  : zeroVector();
     transposeRegisters(r);
+    // Where a word is less than a vector, its store also writes the start of the next word, whose own store follows.
+    constexpr int overlapping = lanes == width ? vectorLanes - 1 : 0;
 #pragma GCC unroll 16
-    for (int j = 0; j < vectorLanes; ++j) storeWords<lanes>(target + j * width, r[j]);
+    for (int j = 0; j < vectorLanes; ++j) {
+      if (j < overlapping) storeVector(target + j * width, r[j]);
+      else storeWords<lanes>(target + j * width, r[j]);
+    }
   }
   const int64_t rest = byteLength - wholeBytes;
   if (rest == 0) return;
