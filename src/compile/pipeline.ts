@@ -13,6 +13,9 @@ import type { Allocation, Binding, Buffer, Capabilities, Kernel, Operand, Progra
 import { readsOf, type Schedule, schedule } from "./schedule.ts";
 import { COPY, decompose, legalize, simplify } from "./simplify.ts";
 
+/** By how much of the arena pieces that are written into their whole may enlarge it. */
+const JOINED_BYTES_SHARE = 1 / 256;
+
 /** Compiles a request for a backend of these capabilities. Leaves keep their identity: they are the program's inputs. */
 export function compileProgram(request: Request, capabilities: Capabilities): Program {
   const simple = legalize(simplify(decompose(request, capabilities)));
@@ -27,9 +30,10 @@ export function compileProgram(request: Request, capabilities: Capabilities): Pr
   const kept = new Set(roots.map((root) => memoryOf(sourceOf(root).base)));
   const [apart, pieces] = [assemble(new Map()), piecesOf(plan.order, parts, kept)];
   if (pieces.size === 0) return apart;
-  // A whole takes up memory from its first piece on: where pieces come at different times, that may be more.
+  // A whole takes up memory from its first piece on: where pieces come at different times, that may be more. A few bytes more in a large
+  // arena, as a row of gradients' flags causes, cost less than a kernel for every piece.
   const joined = assemble(pieces);
-  return joined.arenaByteLength <= apart.arenaByteLength ? joined : apart;
+  return joined.arenaByteLength <= apart.arenaByteLength * (1 + JOINED_BYTES_SHARE) ? joined : apart;
 }
 
 function requireSupport(nodes: readonly Node[], { dtypes, maxRank = Number.POSITIVE_INFINITY }: Capabilities): void {

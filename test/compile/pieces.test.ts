@@ -52,6 +52,21 @@ describe("operands of a concatenation", () => {
   });
 });
 
+describe("a whole that its first piece allocates", () => {
+  /** Two rows put together: the first is there while products of 128 rows need most memory, the second comes after them. */
+  const distant = (length: number): Node => {
+    const early = b.exp(b.sum(leafOf(64, length), [0]));
+    const late = (node: Node): Node => b.sum(b.matmul(node, leafOf(128, length)), [0]);
+    let node = b.add(leafOf(128, 128), b.reshape(b.sum(early, [0]), [1, 1]));
+    for (let i = 0; i < 3; i++) node = b.matmul(b.exp(b.matmul(node, leafOf(128, 128))), node);
+    return b.cos(b.concatenate([b.exp(early), late(node)], 0));
+  };
+
+  it("may enlarge a large arena by a few bytes, and by no more", () => {
+    expect([16, 1024].map((length) => placed(distant(length)))).toEqual([2, 0]);
+  });
+});
+
 /** One value of a shape that ends in 24, made by every kind of kernel that stores through views. */
 function makers(leaves: Leaves, rows: number): readonly Node[] {
   const [x, w] = [random(leaves, [rows, 200], "float32", 1), random(leaves, [200, 24], "float32", 2)];
