@@ -15,8 +15,6 @@ static inline float infinity() { return floatOfBits(0x7f800000u); }
 
 static inline bool isFiniteFloat(float x) { return (bitsOfFloat(x) & 0x7f800000u) != 0x7f800000u; }
 
-static inline Floats greater(Floats a, Floats b) { return a > b ? a : b; }
-
 /// 2^x within 2 ulps for x <= 127; 0 from about -126.5 down, infinity from 127.5 up to 128; NaN stays NaN.
 static inline Floats powerOfTwo(Floats x) {
   x = greater(Floats{} - 127.0f, x);

@@ -5,35 +5,14 @@
 // columns. Depths are added in ascending order: a result depends on shape and instruction set alone.
 #pragma once
 #include "convert.h"
-#include "vector.h"
+#include "floats.h"
 
 namespace binade {
 namespace BINADE_ISA {
 
-constexpr int lanes = vectorLanes;
-
-using Floats = float __attribute__((vector_size(lanes * 4)));
-using Integers = int32_t __attribute__((vector_size(lanes * 4)));
-
 /// Rows of a product's tile; with two vectors of columns, 12 sums hide the latency of a multiply-add.
 constexpr int64_t tileRows = 6;
 constexpr int64_t tileColumns = 2 * lanes;
-
-static inline Floats loadFloats(const float* source) {
-  Floats values;
-  __builtin_memcpy(&values, source, sizeof values);
-  return values;
-}
-
-static inline void storeFloats(float* target, Floats values) { __builtin_memcpy(target, &values, sizeof values); }
-
-/// A value in every lane. (Adding it to zeros would cost an addition: -0 + 0 is 0.)
-static inline Floats broadcast(float value) { return (Floats)splatVector(value); }
-
-/// a · b + sum, rounded once where the instruction set has it.
-static inline Floats multiplyAdd(Floats a, Floats b, Floats sum) {
-  return (Floats)multiplyAdd<false>((Vector)a, (Vector)b, (Vector)sum);
-}
 
 /// sum + the products of both halves of each word.
 static inline Floats multiplyAddPairs(Floats a, Floats b, Floats sum) {

@@ -3,6 +3,7 @@
 #include "row_cores.h"
 
 #include "combine.h"
+#include "exponentials.h"
 #include "vm_math.h"
 
 namespace binade {
@@ -24,6 +25,13 @@ bool isPerRow(RowCore core, int index) {
   }
 }
 
+static inline float foldSums(float (&sums)[kAccumulators]) {
+  for (int half = kAccumulators / 2; half > 0; half /= 2) {
+    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+  }
+  return sums[0];
+}
+
 /// Sum of term(i) over the row: 64 accumulators in turn, folded by halves.
 template <typename F>
 static inline float sumOf(int64_t length, F term) {
@@ -33,10 +41,7 @@ static inline float sumOf(int64_t length, F term) {
     for (int j = 0; j < kAccumulators; ++j) sums[j] += term(i + j);
   }
   for (int j = 0; j < length - i; ++j) sums[j] += term(i + j);
-  for (int half = kAccumulators / 2; half > 0; half /= 2) {
-    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
-  }
-  return sums[0];
+  return foldSums(sums);
 }
 
 template <typename F>
@@ -54,14 +59,25 @@ static float shiftOfRow(const float* x, int64_t length) {
   return absolute(sums.values[0]) < __builtin_inff() ? sums.values[0] : 0.0f;
 }
 
+/// y = exp(x - shift).
+static void exponentiate(const float* x, float* y, float shift, int64_t length) {
+  forVectors(x, y, length, [shift](Floats values) { return expOf(values - shift); });
+}
+
 /// y = exp(x - shift); yields the sum.
 static float exponentials(const float* x, float* y, float shift, int64_t length) {
-  forLanes(length, [=](int64_t i) { y[i] = expOf(x[i] - shift); });
+  exponentiate(x, y, shift, length);
   return sumOf(length, [=](int64_t i) { return y[i]; });
 }
 
 static float sumOfExponentials(const float* x, float shift, int64_t length) {
-  return sumOf(length, [=](int64_t i) { return expOf(x[i] - shift); });
+  alignas(64) float sums[kAccumulators] = {}, terms[kAccumulators];
+  for (int64_t i = 0; i < length; i += kAccumulators) {
+    const int64_t count = length - i < kAccumulators ? length - i : kAccumulators;
+    exponentiate(x + i, terms, shift, count);
+    for (int64_t j = 0; j < count; ++j) sums[j] += terms[j];
+  }
+  return foldSums(sums);
 }
 
 // A row of -infinity alone gives NaN: 0 / 0.
@@ -93,7 +109,8 @@ static void logSoftmaxBackward(const Row& row) {
   const float* y = row.buffers[1];
   float* dx = row.buffers[2];
   const float sum = sumOf(row.length, [=](int64_t i) { return g[i]; });
-  forLanes(row.length, [=](int64_t i) { dx[i] = g[i] - expOf(y[i]) * sum; });
+  exponentiate(y, dx, 0.0f, row.length);
+  forLanes(row.length, [=](int64_t i) { dx[i] = g[i] - dx[i] * sum; });
 }
 
 static void logSumExp(const Row& row) {

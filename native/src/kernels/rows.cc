@@ -35,6 +35,7 @@ static RowBuffers allocateBuffers(const RowsRun& rows, int worker) {
 static VmState beginRows(const RowsRun& rows, const Vm& vm, const RowBuffers& buffers, int worker, int slot) {
   VmState state;
   beginVm(&state, vm, rows.run.bases, scratch(rows.run.pool, worker, slot, registerByteLength(vm)));
+  state.readsInPlace = true;
   for (int i = 0; i < kMaxCoreBuffers; ++i) {
     state.buffers[i] = {buffers.data[i], buffers.strides[i], isPerRow(rows.kernel.core, i)};
   }

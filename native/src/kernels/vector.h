@@ -30,6 +30,8 @@ static inline Vector splatVector(float value) { return _mm512_set1_ps(value); }
 static inline Vector loadVector(const void* source) { return _mm512_loadu_ps(source); }
 static inline void storeVector(void* target, Vector value) { _mm512_storeu_ps(target, value); }
 static inline Vector addVectors(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+static inline Vector greaterVector(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+static inline Vector lesserVector(Vector a, Vector b) { return _mm512_min_ps(a, b); }
 
 #elif defined(__AVX2__)
 
@@ -39,6 +41,8 @@ static inline Vector splatVector(float value) { return _mm256_set1_ps(value); }
 static inline Vector loadVector(const void* source) { return _mm256_loadu_ps(static_cast<const float*>(source)); }
 static inline void storeVector(void* target, Vector value) { _mm256_storeu_ps(static_cast<float*>(target), value); }
 static inline Vector addVectors(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+static inline Vector greaterVector(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+static inline Vector lesserVector(Vector a, Vector b) { return _mm256_min_ps(a, b); }
 
 #else
 
@@ -56,6 +60,8 @@ static inline Vector loadVector(const void* source) {
 }
 static inline void storeVector(void* target, Vector value) { __builtin_memcpy(target, &value, sizeof value); }
 static inline Vector addVectors(Vector a, Vector b) { return a + b; }
+static inline Vector greaterVector(Vector a, Vector b) { return a > b ? a : b; }
+static inline Vector lesserVector(Vector a, Vector b) { return a < b ? a : b; }
 
 #endif
 

@@ -213,24 +213,31 @@ void beginVm(VmState* state, const Vm& vm, void* const* bases, void* registers) 
     execute(vm.instructions[i], state->registers, sources, kBlockLanes);
 }
 
-/// Whether the program stores to memory, where it may overwrite what it loaded.
-static bool storesToMemory(const Vm& vm) {
-  for (int i = 0; i < vm.storeCount; ++i) {
-    if (vm.stores[i].rowBuffer < 0) return true;
+/// Whether the program stores to memory or, with `buffers`, to row buffers that are there. One that is not there only names what
+/// runBlockTo's caller reads.
+static bool storesTo(const VmState& state, bool buffers) {
+  for (int i = 0; i < state.vm->storeCount; ++i) {
+    const int rowBuffer = state.vm->stores[i].rowBuffer;
+    if (buffers ? rowBuffer >= 0 && state.buffers[rowBuffer].data != nullptr : rowBuffer < 0) return true;
   }
   return false;
 }
 
-/// Copies what will be stored but still lies in memory: another store of this block may overwrite it. A store to a row buffer that is not
-/// there only names what runBlockTo's caller reads.
+static bool isFromRowBuffer(const Vm& vm, int reg) {
+  for (int i = 0; i < vm.loadCount; ++i) {
+    if (vm.loads[i].reg == reg && vm.loads[i].rowBuffer >= 0) return true;
+  }
+  return false;
+}
+
+/// Copies what will be stored but still lies where another store of this block may overwrite it. Row buffers and memory do not overlap.
 static void settleStores(const VmState& state, const Block& block, const float** sources) {
-  const bool overwrites = storesToMemory(*state.vm);
+  const bool toMemory = storesTo(state, false), toBuffers = storesTo(state, true);
   for (int i = 0; i < state.vm->storeCount; ++i) {
-    const Operand& store = state.vm->stores[i];
-    if (!overwrites && state.buffers[store.rowBuffer].data == nullptr) continue;
-    const int reg = store.reg;
+    const int reg = state.vm->stores[i].reg;
     float* own = state.registers + reg * kBlockLanes;
     if (sources[reg] == own) continue;
+    if (!(isFromRowBuffer(*state.vm, reg) ? toBuffers : toMemory)) continue;
     __builtin_memcpy(own, sources[reg], static_cast<size_t>(block.rows * block.lanes) * sizeof(float));
     sources[reg] = own;
   }

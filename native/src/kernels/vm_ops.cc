@@ -1,4 +1,5 @@
 // The instructions of the pointwise engine: one loop over the lanes each, every float32 primitive rounded once.
+#include "exponentials.h"
 #include "loops.h"
 #include "vm.h"
 #include "vm_math.h"
@@ -22,6 +23,12 @@ static inline void unary(const Lanes& lanes, F operation) {
   const int count = lanes.count & ~15;
   BINADE_INDEPENDENT
   for (int i = 0; i < count; ++i) dst[i] = operation(a[i]);
+}
+
+/// As unary, for operations on vectors.
+template <typename F>
+static inline void unaryVectors(const Lanes& lanes, F operation) {
+  forVectors(lanes.a, lanes.dst, lanes.count & ~15, operation);
 }
 
 template <typename F>
@@ -60,14 +67,14 @@ static void executeUnary(Opcode opcode, const Lanes& lanes) {
     case Opcode::ceil: return unary(lanes, [](float a) { return ceilOf(a); });
     case Opcode::round: return unary(lanes, [](float a) { return roundEven(a); });
     case Opcode::sqrt: return unary(lanes, [](float a) { return __builtin_sqrtf(a); });
-    case Opcode::exp: return unary(lanes, [](float a) { return expOf(a); });
+    case Opcode::exp: return unaryVectors(lanes, [](Floats a) { return expOf(a); });
     case Opcode::expm1: return unary(lanes, [](float a) { return expm1Of(a); });
     case Opcode::log: return unary(lanes, [](float a) { return logOf(a); });
     case Opcode::log1p: return unary(lanes, [](float a) { return log1pOf(a); });
     case Opcode::sin: return unary(lanes, [](float a) { return __builtin_sinf(a); });
     case Opcode::cos: return unary(lanes, [](float a) { return __builtin_cosf(a); });
     case Opcode::tanh: return unary(lanes, [](float a) { return tanhOf(a); });
-    case Opcode::erf: return unary(lanes, [](float a) { return erfOf(a); });
+    case Opcode::erf: return unaryVectors(lanes, [](Floats a) { return erfOf(a); });
     default: return unary(lanes, [](float a) { return finiteOf(a); });
   }
 }
@@ -97,8 +104,8 @@ static void executeWithLiteral(Opcode opcode, const Lanes& lanes, float c) {
   switch (opcode) {
     case Opcode::addConstant: return unary(lanes, [c](float a) { return a + c; });
     case Opcode::mulConstant: return unary(lanes, [c](float a) { return a * c; });
-    case Opcode::erfPlusOne: return unary(lanes, [c](float a) { return erfOf(a * c) + 1.0f; });
-    case Opcode::gaussian: return unary(lanes, [c](float a) { return expOf((a * a) * c); });
+    case Opcode::erfPlusOne: return unaryVectors(lanes, [c](Floats a) { return erfOf(a * c) + 1.0f; });
+    case Opcode::gaussian: return unaryVectors(lanes, [c](Floats a) { return expOf((a * a) * c); });
     case Opcode::scaledSum: return binary(lanes, [c](float a, float b) { return a * c + b; });
     default: return binary(lanes, [c](float a, float b) { return (a * c) * b; });
   }

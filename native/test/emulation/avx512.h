@@ -195,6 +195,8 @@ inline __m512 addPairs(const __m512& sums, const Pairs& a, const Pairs& b) {
 #define _mm512_mask_storeu_ps(target, mask, value) binade_emulation::storeMasked<float>(target, mask, value)
 #define _mm256_mask_storeu_epi16(target, mask, value) binade_emulation::storeMasked<uint16_t>(target, mask, value)
 #define _mm512_add_ps(a, b) ((__m512)(a) + (__m512)(b))
+#define _mm512_max_ps(a, b) ((__m512)(a) > (__m512)(b) ? (__m512)(a) : (__m512)(b))
+#define _mm512_min_ps(a, b) ((__m512)(a) < (__m512)(b) ? (__m512)(a) : (__m512)(b))
 #define _mm512_and_ps(a, b) ((__m512)((__m512i)(a) & (__m512i)(b)))
 #define _mm512_or_si512(a, b) ((__m512i)(a) | (__m512i)(b))
 #define _mm512_slli_epi32(a, count) binade_emulation::shiftLeft(a, count)
