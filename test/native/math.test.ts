@@ -113,3 +113,14 @@ describe.skipIf(skipReason !== undefined).each(isas)("transcendental functions o
     ).toBe(-1);
   });
 });
+
+describe.skipIf(skipReason !== undefined)("on every instruction set", () => {
+  it.each(["exp", "expm1", "log", "log1p", "tanh", "erf"] as const)("%s has the same bits", (opcode) => {
+    const results = isas.map((isa) => {
+      addon().setIsa(isa);
+      return apply(opcode, [arguments32]);
+    });
+    const [first] = results;
+    for (const result of results) expect(firstDifference(result, first ?? result)).toBe(-1);
+  });
+});

@@ -252,4 +252,35 @@ describe.skipIf(skipReason !== undefined).each(isas)("row cores on %s", (isa) =>
       for (let i = 0; i < 30; i++) expect(at(out, target + i)).toBeCloseTo(-mean, 4);
     }
   });
+
+  it.each([30, 64, 600])("stores what it loaded before another store overwrites it, in rows of %d", (n) => {
+    const [x, old] = [randomFloats(5 * n, 1), randomFloats(5 * n, 2)];
+    const [target, moved, copy] = [old.slice(), new Float32Array(5 * n), new Float32Array(5 * n)];
+    const rowsOf = (binding: number) => ({ binding, dtype: "float32", strides: [n, 1] }) as const;
+    const kernel = row({
+      extents: [5, n],
+      core: "softmax",
+      parameters: [],
+      inputs: 1,
+      outputs: 1,
+      prologue: { registers: 1, loads: [{ reg: 0, view: rowsOf(1) }], code: [], stores: [{ reg: 0, buffer: 0 }] },
+      epilogue: {
+        registers: 3,
+        loads: [
+          { reg: 0, buffer: 1 },
+          { reg: 1, view: rowsOf(2) },
+          { reg: 2, buffer: 0 },
+        ],
+        code: [],
+        stores: [
+          { reg: 0, view: rowsOf(2) },
+          { reg: 1, view: rowsOf(3) },
+          { reg: 2, view: rowsOf(4) },
+        ],
+      },
+    });
+    expect(runKernels([kernel], [x, target, moved, copy])).toBeNull();
+    expect([moved, copy]).toEqual([old, x]);
+    expect(target).toEqual(runCore("softmax", 5, n, [x]).outputs[0]);
+  });
 });

@@ -37,12 +37,13 @@ static inline Floats expOf(Floats x) {
   // Outside [-104, 89] the result is 0 or infinity already; NaN passes through.
   const ReducedFloats reduced = reduceByLn2(lesser(broadcast(89.0f), greater(broadcast(-104.0f), x)));
   const Floats r = reduced.r, square = r * r;
-  // 1 + r (1 + r t): what the inner sum loses counts r times, at most 0.35.
-  const Floats mantissa = fused(r, fused(r, expTail(r, square), broadcast(1.0f)), broadcast(1.0f));
-  // Two factors: 2^128 and 2^-150 are no floats. The first goes to the exponent of the mantissa, which lies in [0.7, 1.5].
+  // Two factors: 2^128 and 2^-150 are no floats. The first one enters before the sum, as it changes none of its bits; and never as a
+  // sum of exponents, which would make a number of a NaN.
   const Integers half = reduced.n >> 1;
-  const Floats scaled = (Floats)((Integers)mantissa + (half << 23));
-  return scaled * (Floats)((reduced.n - half + 127) << 23);
+  const Floats first = (Floats)((half + 127) << 23), second = (Floats)((reduced.n - half + 127) << 23);
+  // 1 + r (1 + r t): what the inner sum loses counts r times, at most 0.35.
+  const Floats inner = fused(r, expTail(r, square), broadcast(1.0f));
+  return fused(r * first, inner, first) * second;
 }
 
 /// erf(x) within 2 ulp; odd.
