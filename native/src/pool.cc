@@ -1,6 +1,9 @@
 // The worker pool: threads that spin and then yield for a moment between parallel loops, and then sleep. The only file with threads.
 //
 // One loop at a time: parallelFor may be called from one thread at once, and from inside tasks, where it runs inline.
+//
+// Every worker has a range of neighbouring tasks, the same share of every loop, and takes others' tasks once its own are gone. So what it
+// reads is, as often as not, what it wrote in the loop before, and what it fetches ahead is what it works on next.
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -23,7 +26,7 @@ constexpr size_t scratchAlignment = 64;
 constexpr auto spinTime = std::chrono::microseconds(50);
 constexpr auto yieldTime = std::chrono::milliseconds(2);
 
-/// A claim word holds a loop's generation above `indexBits` bits of its next unclaimed task.
+/// A claim word holds a loop's generation above `indexBits` bits of the next unclaimed task of a range.
 constexpr int indexBits = 36;
 constexpr uint64_t indexMask = (uint64_t{1} << indexBits) - 1;
 
@@ -32,7 +35,8 @@ struct Slot {
   size_t byteLength = 0;
 };
 
-struct alignas(64) WorkerScratch {
+struct alignas(64) Worker {
+  std::atomic<uint64_t> claim{0};  // of its range
   Slot slots[scratchSlots];
 };
 
@@ -60,13 +64,12 @@ void giveWay(int spins) {
 }  // namespace
 
 struct Pool {
-  explicit Pool(int workers) : scratchOf(static_cast<size_t>(workers)) {}
+  explicit Pool(int count) : workers(static_cast<size_t>(count)) {}
 
   // A worker may still look at an old generation while a new loop starts, so the loop's description is atomic. The
-  // caller closes the old claim word before it changes the description, with release, and workers read it with acquire
+  // caller closes the old claim words before it changes the description, with release, and workers read it with acquire
   // before they claim: a worker that saw any part of a new description under an old claim word fails to claim.
-  alignas(64) std::atomic<uint64_t> claim{0};
-  std::atomic<Task> task{nullptr};
+  alignas(64) std::atomic<Task> task{nullptr};
   std::atomic<void*> context{nullptr};
   std::atomic<int64_t> tasks{0};
   alignas(64) std::atomic<int64_t> finished{0};
@@ -74,7 +77,7 @@ struct Pool {
   std::atomic<bool> stopping{false};
   std::mutex mutex;
   std::condition_variable wake;
-  std::vector<WorkerScratch> scratchOf;
+  std::vector<Worker> workers;
   std::vector<std::thread> threads;
 };
 
@@ -82,30 +85,41 @@ namespace {
 
 uint64_t generationOf(uint64_t claim) { return claim >> indexBits; }
 
-/// Runs tasks of one generation until none is left to claim. The caller's own loop and late workers share this code.
-void runClaims(Pool* pool, uint64_t generation, int worker) {
+/// Runs tasks of one range until none is left to claim; returns how many.
+int64_t runRange(Pool* pool, uint64_t generation, int range, int worker) {
+  std::atomic<uint64_t>& word = pool->workers[static_cast<size_t>(range)].claim;
+  const auto workers = static_cast<int64_t>(pool->workers.size());
   int64_t done = 0;
-  uint64_t claim = pool->claim.load(std::memory_order_acquire);
+  uint64_t claim = word.load(std::memory_order_acquire);
   for (;;) {
     const auto index = static_cast<int64_t>(claim & indexMask);
-    if (generationOf(claim) != generation || index >= pool->tasks.load(std::memory_order_acquire)) break;
+    const int64_t end = (range + 1) * pool->tasks.load(std::memory_order_acquire) / workers;
+    if (generationOf(claim) != generation || index >= end) return done;
     const Task task = pool->task.load(std::memory_order_acquire);
     void* const context = pool->context.load(std::memory_order_acquire);
-    if (!pool->claim.compare_exchange_weak(claim, claim + 1, std::memory_order_acq_rel, std::memory_order_acquire))
-      continue;
+    if (!word.compare_exchange_weak(claim, claim + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
     task(context, index, worker);
     ++done;
-    claim = pool->claim.load(std::memory_order_acquire);
+    claim = word.load(std::memory_order_acquire);
   }
+}
+
+/// Runs tasks of one generation until none is left to claim, its own first. The caller's own loop and late workers share this code.
+/// A range that is not open yet looks empty; the caller, who opens them, comes to all of them.
+void runClaims(Pool* pool, uint64_t generation, int worker) {
+  const int workers = static_cast<int>(pool->workers.size());
+  int64_t done = 0;
+  for (int i = 0; i < workers; ++i) done += runRange(pool, generation, (worker + i) % workers, worker);
   if (done > 0) pool->finished.fetch_add(done, std::memory_order_acq_rel);
 }
 
 /// Waits, first spinning, then yielding, then asleep, until the generation differs from `seen`; returns the new one.
-uint64_t awaitGeneration(Pool* pool, uint64_t seen) {
+uint64_t awaitGeneration(Pool* pool, int worker, uint64_t seen) {
+  const std::atomic<uint64_t>& claim = pool->workers[static_cast<size_t>(worker)].claim;
   const auto start = std::chrono::steady_clock::now();
   for (auto waited = start - start; waited < yieldTime; waited = std::chrono::steady_clock::now() - start) {
     for (int i = 0; i < 16; ++i) {
-      const uint64_t generation = generationOf(pool->claim.load(std::memory_order_acquire));
+      const uint64_t generation = generationOf(claim.load(std::memory_order_acquire));
       if (generation != seen) return generation;
       pauseBriefly();
     }
@@ -116,10 +130,10 @@ uint64_t awaitGeneration(Pool* pool, uint64_t seen) {
   // consistent, so at least one side sees the other and no wake-up is lost.
   pool->sleepers.fetch_add(1, std::memory_order_seq_cst);
   pool->wake.wait(lock, [&] {
-    return generationOf(pool->claim.load(std::memory_order_seq_cst)) != seen || pool->stopping.load();
+    return generationOf(claim.load(std::memory_order_seq_cst)) != seen || pool->stopping.load();
   });
   pool->sleepers.fetch_sub(1, std::memory_order_seq_cst);
-  return generationOf(pool->claim.load(std::memory_order_acquire));
+  return generationOf(claim.load(std::memory_order_acquire));
 }
 
 void runWorker(Pool* pool, int worker) {
@@ -127,21 +141,25 @@ void runWorker(Pool* pool, int worker) {
   runningWorker = worker;
   uint64_t seen = 0;
   while (!pool->stopping.load(std::memory_order_acquire)) {
-    seen = awaitGeneration(pool, seen);
+    seen = awaitGeneration(pool, worker, seen);
     runClaims(pool, seen, worker);
   }
 }
 
 /// Describes a new loop to the workers and opens it for claims; returns its generation.
 uint64_t publishLoop(Pool* pool, int64_t tasks, Task task, void* context) {
-  const uint64_t closed = pool->claim.load(std::memory_order_relaxed) | indexMask;
-  pool->claim.store(closed, std::memory_order_seq_cst);
+  const uint64_t closed = pool->workers[0].claim.load(std::memory_order_relaxed) | indexMask;
+  for (Worker& worker : pool->workers) worker.claim.store(closed, std::memory_order_seq_cst);
   pool->task.store(task, std::memory_order_release);
   pool->context.store(context, std::memory_order_release);
   pool->tasks.store(tasks, std::memory_order_release);
   pool->finished.store(0, std::memory_order_relaxed);
   const uint64_t generation = generationOf(closed + 1);
-  pool->claim.store(generation << indexBits, std::memory_order_seq_cst);
+  const auto workers = static_cast<int64_t>(pool->workers.size());
+  for (int64_t i = workers - 1; i >= 0; --i) {
+    const auto first = static_cast<uint64_t>(i * tasks / workers);
+    pool->workers[static_cast<size_t>(i)].claim.store(generation << indexBits | first, std::memory_order_seq_cst);
+  }
   return generation;
 }
 
@@ -168,9 +186,9 @@ bool begins(uint8_t* state) {
 }  // namespace
 
 Pool* createPool(int threads) {
-  const int workers = threads < 1 ? 1 : threads;
-  Pool* pool = new Pool(workers);
-  for (int worker = 1; worker < workers; ++worker) pool->threads.emplace_back(runWorker, pool, worker);
+  const int count = threads < 1 ? 1 : threads;
+  Pool* pool = new Pool(count);
+  for (int worker = 1; worker < count; ++worker) pool->threads.emplace_back(runWorker, pool, worker);
   return pool;
 }
 
@@ -181,12 +199,12 @@ void destroyPool(Pool* pool) {
   }
   pool->wake.notify_all();
   for (std::thread& thread : pool->threads) thread.join();
-  for (WorkerScratch& worker : pool->scratchOf)
+  for (Worker& worker : pool->workers)
     for (Slot& slot : worker.slots) ::operator delete(slot.data, std::align_val_t{scratchAlignment});
   delete pool;
 }
 
-int workerCount(const Pool* pool) { return static_cast<int>(pool->scratchOf.size()); }
+int workerCount(const Pool* pool) { return static_cast<int>(pool->workers.size()); }
 
 void parallelFor(Pool* pool, int64_t tasks, Task task, void* context) {
   const bool nested = runningPool == pool;
@@ -222,7 +240,7 @@ void ensureDone(uint8_t* states, int64_t units, int64_t unit, Task task, void* c
 }
 
 void* scratch(Pool* pool, int worker, int slot, size_t byteLength) {
-  Slot& held = pool->scratchOf[static_cast<size_t>(worker)].slots[slot];
+  Slot& held = pool->workers[static_cast<size_t>(worker)].slots[slot];
   if (held.byteLength < byteLength || held.data == nullptr) {
     const std::align_val_t alignment{scratchAlignment};
     ::operator delete(held.data, alignment);

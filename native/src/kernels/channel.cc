@@ -14,6 +14,7 @@ namespace BINADE_ISA {
 constexpr int64_t kPlaneLanes = 32;     // elements of the shortest plane that fills vectors
 constexpr int64_t kChunkLanes = 16384;  // elements of a chunk: the longest sum in float32
 constexpr int64_t kChunkRows = 512;     // of short planes
+constexpr int64_t kWantedChunks = 8;    // so that workers share the outer axis, as in the kernels before and after
 constexpr int kNumbers = 4;             // per channel, at most
 
 struct ChannelRun {
@@ -26,6 +27,7 @@ struct ChannelRun {
   float* numbers;                   // [kNumbers][width]
   float* sums;                      // [2][chunks][width]
   Tiling tiling;                    // of the epilogue
+  int64_t blocksPerTask;
 };
 
 /// Part of every plane or row, rows [row, row + rows) of `outer` and lanes [lane, lane + lanes) of a plane.
@@ -264,13 +266,14 @@ static void planStatistics(ChannelRun* channel) {
   channel->segments = larger(ceilDivide(inner, kChunkLanes), 1);
   channel->segment = ceilDivide(inner, channel->segments);
   if (channel->byPlane) {
-    channel->rowsPerChunk = larger(kChunkLanes / larger(inner, 1), 1);
+    const int64_t rows = smaller(kChunkLanes / larger(inner, 1), ceilDivide(kernel.outer, kWantedChunks));
+    channel->rowsPerChunk = larger(rows, 1);
     const int64_t elements = smaller(channel->rowsPerChunk, larger(kernel.outer, 1)) * channel->segment;
-    channel->blockWidth = larger(kTaskLanes / larger(elements, 1), 1);
+    channel->blockWidth = larger(lanesPerTask(kernel.outer * kernel.channels * inner) / larger(elements, 1), 1);
   } else {
     channel->blockWidth = kBlockLanes;
     const int64_t lanes = larger(smaller(channel->width, kBlockLanes), 1);
-    channel->rowsPerChunk = smaller(larger(kTaskLanes / lanes, 1), kChunkRows);
+    channel->rowsPerChunk = smaller(larger(lanesPerTask(kernel.outer * channel->width) / lanes, 1), kChunkRows);
   }
   channel->blocks = ceilDivide(channel->width, channel->blockWidth);
   channel->chunks = kernel.inner == 0 ? 0 : channel->segments * ceilDivide(kernel.outer, channel->rowsPerChunk);
@@ -329,9 +332,8 @@ static void mapTask(void* context, int64_t task, int worker) {
   VmState state = {};
   beginVm(&state, vm, channel.run.bases, scratch(channel.run.pool, worker, kEpilogueSlot, registerByteLength(vm)));
   state.readsInPlace = true;
-  constexpr int64_t blocksPerTask = kTaskLanes / kBlockLanes;
-  const int64_t end = smaller((task + 1) * blocksPerTask, channel.tiling.blocks);
-  for (int64_t index = task * blocksPerTask; index < end; ++index) {
+  const int64_t end = smaller((task + 1) * channel.blocksPerTask, channel.tiling.blocks);
+  for (int64_t index = task * channel.blocksPerTask; index < end; ++index) {
     Block block = blockAt(channel.tiling, index);
     mapBlock(channel, block.row * vm.grid.lanes + block.lane, block.rows * block.lanes, tile);
     state.buffers[0] = {tile, block.lanes, false};
@@ -375,7 +377,7 @@ static void fillNumbers(const ChannelRun& channel) {
 }
 
 void runChannel(const Run& run, const ChannelKernel& kernel) {
-  ChannelRun channel = {run, kernel, kernel.inner >= kPlaneLanes, 0, 0, 0, 0, 0, 0, 0, nullptr, nullptr, {}};
+  ChannelRun channel = {run, kernel, kernel.inner >= kPlaneLanes, 0, 0, 0, 0, 0, 0, 0, nullptr, nullptr, {}, 0};
   channel.width = kernel.channels * (channel.byPlane ? 1 : kernel.inner);
   const bool statistic = kernel.core == ChannelCore::channelMoments || kernel.core == ChannelCore::channelSums;
   if (kernel.channels == 0 || (kernel.inner == 0 && !statistic)) return;
@@ -391,7 +393,8 @@ void runChannel(const Run& run, const ChannelKernel& kernel) {
   }
   const Grid& grid = kernel.epilogue.grid;
   channel.tiling = tilingOf(grid.rows, grid.lanes);
-  parallelFor(run.pool, ceilDivide(channel.tiling.blocks, kTaskLanes / kBlockLanes), mapTask, &channel);
+  channel.blocksPerTask = lanesPerTask(grid.rows * grid.lanes) / kBlockLanes;
+  parallelFor(run.pool, ceilDivide(channel.tiling.blocks, channel.blocksPerTask), mapTask, &channel);
 }
 
 }  // namespace BINADE_ISA

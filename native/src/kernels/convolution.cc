@@ -312,9 +312,10 @@ void unitTask(void* context, int64_t task, int worker) {
   const Work& work = *static_cast<const Work*>(context);
   const Rooms rooms = makeRooms(work, worker);
   const int64_t end = least((task + 1) * work.unitsPerTask, work.units);
+  // The next task is most often this worker's, too.
   for (int64_t index = task * work.unitsPerTask; index < end; ++index)
     runUnit(work, unitAt(work, index), rooms, worker,
-            index + 1 < end ? findAhead(work, unitAt(work, index + 1)) : Ahead{});
+            index + 1 < work.units ? findAhead(work, unitAt(work, index + 1)) : Ahead{});
 }
 
 void slide(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
@@ -330,8 +331,7 @@ void slide(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink,
   work.units = plan.imageBlocks * problem.groups * plan.rowBands * plan.columnBands * plan.rowBlocks;
   const int64_t pixels = plan.images * plan.bandRows * plan.bandColumns;
   const int64_t unitWork = pixels * plan.blockStrips * least(plan.rows, slideRows) * plan.words * plan.taps;
-  // A task knows what it reads next, and fetches it.
-  work.unitsPerTask = most(most(taskWork / most(unitWork, 1), work.units / wantedUnits), 1);
+  work.unitsPerTask = most(taskWork / most(unitWork, 1), 1);
   parallelFor(pool, partsOf(work.units, work.unitsPerTask), unitTask, &work);
 }
 

@@ -183,6 +183,7 @@ DotOperands listSteps(const Work& work, const Unit& unit, bool inPlace, const Ro
   const ImageView& g = work.problem->g;
   const int64_t size = plan.size;
   int64_t piece = 0;
+  bool whole = true;  // every lane of every step is a pixel
   clearAhead(rooms.masks, (plan.steps + 1) * vectorByteLength);
   for (int64_t image = 0; image < unit.images; ++image) {
     for (int64_t row = 0; row < unit.rows.count; ++row) {
@@ -191,18 +192,20 @@ DotOperands listSteps(const Work& work, const Unit& unit, bool inPlace, const Ro
           rooms.gPlaces[piece / plan.pieces] = size * (image * g.strides[0] + row * g.strides[2] + column);
         rooms.xPlaces[piece] = size * (image * plan.layout.imageLength + row * plan.layout.rowLength + column);
         const int64_t valid = least(plan.perPiece, unit.columns.count - column);
+        whole = whole && valid == plan.perPiece;
         __builtin_memset(rooms.masks + piece * plan.perPiece * size, 0xff, static_cast<size_t>(valid * size));
       }
     }
   }
   DotOperands operands = {};
   operands.steps = partsOf(piece, plan.pieces);
+  whole = whole && piece == operands.steps * plan.pieces;
   for (; piece < operands.steps * plan.pieces; ++piece) rooms.xPlaces[piece] = rooms.xPlaces[piece - 1];  // masked
   for (int64_t step = 0; step < operands.steps && !inPlace; ++step) rooms.gPlaces[step] = step * vectorByteLength;
   operands.gPlaces = rooms.gPlaces;
   operands.xPlaces = rooms.xPlaces;
   operands.masks = rooms.masks;
-  operands.maskByteLength = inPlace ? 0 : vectorByteLength;
+  operands.maskByteLength = whole ? 0 : vectorByteLength;
   return operands;
 }
 

@@ -75,7 +75,8 @@ void runGather(const Run& run, const GatherKernel& kernel) {
   if (kernel.outer == 0 || kernel.inner == 0) return checkIndices(run, kernel);
   const int64_t rows = kernel.outer * kernel.indices;
   if (rows == 0) return;
-  const int64_t rowsPerTask = larger(kTaskLanes * 4 / (kernel.inner * kernel.elementByteLength), 1);
+  const int64_t rowByteLength = kernel.inner * kernel.elementByteLength;
+  const int64_t rowsPerTask = larger(4 * lanesPerTask(rows * rowByteLength / 4) / rowByteLength, 1);
   GatherRun gather = {run, kernel, rowsPerTask, 0};
   parallelFor(run.pool, ceilDivide(rows, rowsPerTask), gatherTask, &gather);
 }

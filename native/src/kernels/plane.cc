@@ -324,7 +324,8 @@ static void planeTask(void* context, int64_t task, int worker) {
 void runPlanes(const Run& run, const PlaneKernel& kernel) {
   const int64_t inputSize = kernel.rows.input * kernel.columns.input;
   const int64_t outputSize = kernel.rows.output * kernel.columns.output;
-  PlaneRun plane = {run, kernel, inputSize, outputSize, larger(kTaskLanes / larger(inputSize + outputSize, 1), 1)};
+  const int64_t size = larger(inputSize + outputSize, 1);
+  PlaneRun plane = {run, kernel, inputSize, outputSize, larger(lanesPerTask(kernel.planes * size) / size, 1)};
   parallelFor(run.pool, ceilDivide(kernel.planes, plane.planesPerTask), planeTask, &plane);
 }
 

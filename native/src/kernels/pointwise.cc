@@ -1,4 +1,4 @@
-// The pointwise kernel: blocks of the grid, a fixed number of them to a task.
+// The pointwise kernel: blocks of the grid, some of them to a task.
 #include "kernels.h"
 
 namespace binade {
@@ -26,7 +26,7 @@ void runPointwise(const Run& run, const PointwiseKernel& kernel) {
   const Grid& grid = kernel.vm.grid;
   if (grid.rows == 0 || grid.lanes == 0) return;
   const Tiling tiling = tilingOf(grid.rows, kernel.vm.firstLaneOnly ? 1 : grid.lanes);
-  PointwiseRun pointwise = {run, kernel.vm, tiling, kTaskLanes / kBlockLanes};
+  PointwiseRun pointwise = {run, kernel.vm, tiling, lanesPerTask(tiling.rows * tiling.lanes) / kBlockLanes};
   parallelFor(run.pool, ceilDivide(tiling.blocks, pointwise.blocksPerTask), pointwiseTask, &pointwise);
 }
 

@@ -8,11 +8,9 @@
 namespace binade {
 namespace BINADE_ISA {
 
-/// A chunk of lanes that are reduced among themselves; of rows when the lanes are outputs.
+/// The longest chunk of lanes that are reduced among themselves; of rows when the lanes are outputs.
 constexpr int64_t kChunkLanes = 16384;
 constexpr int64_t kChunkRows = 512;
-/// Units of columns from here on are enough for eight workers that finish at different times.
-constexpr int64_t kWantedUnits = 16;
 
 struct ReduceRun {
   const Run& run;
@@ -20,6 +18,7 @@ struct ReduceRun {
   int64_t outputs;
   bool shortRows;          // along lanes: several outputs fit in a block
   int64_t chunks;          // per output
+  int64_t lanesPerChunk;   // along lanes
   int64_t rowsPerChunk;    // lanes are outputs
   int64_t lanesPerUnit;    // lanes are outputs: whole blocks of a row, or all of it
   int64_t unitsPerTask, units;
@@ -80,8 +79,8 @@ static void reduceChunk(const ReduceRun& reduce, const VmState& state, Accumulat
   for (int i = 0; i < kernel.count; ++i) {
     fillAccumulators(kernel.combines[i], sums[i].values, sums[i].positions, kAccumulators);
   }
-  const int64_t end = smaller((chunk + 1) * kChunkLanes, kernel.reduced);
-  for (int64_t position = chunk * kChunkLanes; position < end;) {
+  const int64_t end = smaller((chunk + 1) * reduce.lanesPerChunk, kernel.reduced);
+  for (int64_t position = chunk * reduce.lanesPerChunk; position < end;) {
     Box box = {position / lanes, position % lanes, 1, 0};
     const bool whole = box.lane == 0 && end - position >= lanes;
     box.rows = whole ? (end - position) / lanes : 1;
@@ -226,14 +225,15 @@ static void planReduction(ReduceRun* reduce) {
     reduce->chunks = 1;
     return;
   }
+  // Of the outputs, not of the lanes: which axes merge into the lanes depends on the operands.
+  const int64_t taskLanes = lanesPerTask(reduce->outputs * kernel.reduced);
   int64_t unitLanes;
   if (!kernel.alongLanes) {
     const int64_t laneBlocks = ceilDivide(lanes, kBlockLanes);
-    // Of the outputs, not of the lanes: which axes merge into the lanes depends on the operands.
-    reduce->rowsPerChunk = smaller(larger(kTaskLanes / larger(smaller(reduce->outputs, kBlockLanes), 1), 1), kChunkRows);
+    reduce->rowsPerChunk = smaller(larger(taskLanes / larger(smaller(reduce->outputs, kBlockLanes), 1), 1), kChunkRows);
     reduce->chunks = ceilDivide(kernel.reducedRows, reduce->rowsPerChunk);
     // Whole rows, as long as workers have enough to share.
-    const int64_t blocks = smaller(larger(kernel.outerKept * reduce->chunks * laneBlocks / kWantedUnits, 1), laneBlocks);
+    const int64_t blocks = smaller(larger(kernel.outerKept * reduce->chunks * laneBlocks / kWantedTasks, 1), laneBlocks);
     reduce->lanesPerUnit = blocks * kBlockLanes;
     reduce->units = kernel.outerKept * reduce->chunks * ceilDivide(lanes, reduce->lanesPerUnit);
     unitLanes = smaller(lanes, reduce->lanesPerUnit) * smaller(reduce->rowsPerChunk, kernel.reducedRows);
@@ -243,11 +243,12 @@ static void planReduction(ReduceRun* reduce) {
     reduce->units = tilingOf(reduce->outputs, lanes).blocks;
     unitLanes = kBlockLanes;
   } else {
-    reduce->chunks = ceilDivide(kernel.reduced, kChunkLanes);
+    reduce->lanesPerChunk = smaller(taskLanes, kChunkLanes);
+    reduce->chunks = ceilDivide(kernel.reduced, reduce->lanesPerChunk);
     reduce->units = reduce->outputs * reduce->chunks;
-    unitLanes = smaller(kernel.reduced, kChunkLanes);
+    unitLanes = smaller(kernel.reduced, reduce->lanesPerChunk);
   }
-  reduce->unitsPerTask = larger(kTaskLanes / larger(unitLanes, 1), 1);
+  reduce->unitsPerTask = larger(taskLanes / larger(unitLanes, 1), 1);
 }
 
 /// The results of a reduction over nothing: identities, in every chunk.
@@ -259,7 +260,7 @@ static void fillIdentities(const ReduceRun& reduce) {
 }
 
 void runReduce(const Run& run, const ReduceKernel& kernel) {
-  ReduceRun reduce = {run, kernel, 0, false, 0, 0, 0, 0, 0, nullptr, nullptr, {}, 0};
+  ReduceRun reduce = {run, kernel, 0, false, 0, 0, 0, 0, 0, 0, nullptr, nullptr, {}, 0};
   planReduction(&reduce);
   if (reduce.outputs == 0) return;
   const int64_t results = reduce.outputs * reduce.chunks * kernel.count;

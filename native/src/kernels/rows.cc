@@ -81,7 +81,7 @@ void runRows(const Run& run, const RowKernel& kernel) {
   const Grid& grid = kernel.prologue.grid;
   if (grid.rows == 0 || grid.lanes == 0) return;
   const int64_t rowsPerGroup = tilingOf(grid.rows, grid.lanes).rowsPerBlock;
-  const int64_t groupsPerTask = larger(kTaskLanes / (rowsPerGroup * grid.lanes), 1);
+  const int64_t groupsPerTask = larger(lanesPerTask(grid.rows * grid.lanes) / (rowsPerGroup * grid.lanes), 1);
   RowsRun rows = {run, kernel, grid.rows, grid.lanes, rowsPerGroup, groupsPerTask};
   parallelFor(run.pool, ceilDivide(grid.rows, rowsPerGroup * groupsPerTask), rowsTask, &rows);
 }

@@ -8,8 +8,18 @@ namespace binade {
 namespace BINADE_ISA {
 
 constexpr int kBlockLanes = 512;
-/// A task of a parallel loop covers about this many lanes: long against the cost of waking a worker, short against L2.
+/// A task of a parallel loop covers at most about this many lanes, which is short against L2, and no fewer than those below as long as
+/// there are more: they take long against handing a task over.
 constexpr int64_t kTaskLanes = 32768;
+constexpr int64_t kLeastTaskLanes = 4096;
+/// Tasks from here on are enough for eight workers that finish at different times.
+constexpr int64_t kWantedTasks = 16;
+
+/// Lanes of a task where all of them are `lanes`.
+static inline int64_t lanesPerTask(int64_t lanes) {
+  const int64_t share = lanes / kWantedTasks;
+  return share < kLeastTaskLanes ? kLeastTaskLanes : share > kTaskLanes ? kTaskLanes : share;
+}
 
 /// Slots of worker scratch that the executor holds. The matrix product uses others while it calls its sink.
 constexpr int kPrologueSlot = 0, kEpilogueSlot = 1, kRowSlot = 2, kSumSlot = 3, kSharedSlot = 4, kSinkSlot = 7;
