@@ -270,16 +270,36 @@ void dotStrips(const Work& work, DotOperands operands, int64_t rows, int64_t col
   }
 }
 
-/// Both operands of the unit after this one, where units are whole pictures.
-void findAhead(const Work& work, const Unit& next, int64_t group, int64_t channel, int64_t channels, Ahead* ahead) {
+/// What a task adds up: some units, of a block of channels of one group.
+struct Share {
+  int64_t part, group, channel, channels;
+  int64_t firstUnit, endUnit;
+};
+
+Share shareAt(const Work& work, int64_t task) {
+  const Plan& plan = work.plan;
+  Share share = {};
+  share.channel = task % plan.channelBlocks * plan.channelBlock;
+  share.channels = least(plan.channelBlock, work.problem->channels - share.channel);
+  share.group = task / plan.channelBlocks % work.problem->groups;
+  share.part = task / plan.channelBlocks / work.problem->groups;
+  share.firstUnit = share.part * plan.units / plan.parts;
+  share.endUnit = (share.part + 1) * plan.units / plan.parts;
+  return share;
+}
+
+/// Both operands of a share's unit, or the input alone, where units are whole pictures. They are fetched during another unit of as many
+/// channels or so.
+void findAhead(const Work& work, const Unit& next, const Share& share, bool cotangents, Ahead* ahead) {
   const Plan& plan = work.plan;
   const ConvolutionProblem& problem = *work.problem;
   const ConvolutionAxis &y = problem.axes[0], &x = problem.axes[1];
   if (plan.rowBands > 1 || plan.columnBands > 1) return;
-  const int64_t calls = plan.strips * partsOf(channels * plan.taps, dotColumns);
-  ahead[0] = fetchAhead(problem.x, next.image, next.images, group * problem.channels + channel, channels, y.input, x.input,
-                        calls);
-  ahead[1] = fetchAhead(problem.g, next.image, next.images, group * problem.outputs, problem.outputs, y.output, x.output,
+  const int64_t calls = plan.strips * partsOf(share.channels * plan.taps, dotColumns);
+  ahead[0] = fetchAhead(problem.x, next.image, next.images, share.group * problem.channels + share.channel, share.channels,
+                        y.input, x.input, calls);
+  if (!cotangents) return;
+  ahead[1] = fetchAhead(problem.g, next.image, next.images, share.group * problem.outputs, problem.outputs, y.output, x.output,
                         calls);
 }
 
@@ -316,17 +336,20 @@ void runUnit(const Work& work, const Unit& unit, int64_t group, int64_t channel,
 void partTask(void* context, int64_t task, int worker) {
   const Work& work = *static_cast<const Work*>(context);
   const Plan& plan = work.plan;
-  const ConvolutionProblem& problem = *work.problem;
-  const int64_t block = task % plan.channelBlocks, group = task / plan.channelBlocks % problem.groups;
-  const int64_t part = task / plan.channelBlocks / problem.groups;
-  const int64_t channel = block * plan.channelBlock, channels = least(plan.channelBlock, problem.channels - channel);
-  float* sums = plan.sums + ((part * problem.groups + group) * plan.columns + channel * plan.taps) * plan.columnLength();
+  const int64_t groups = work.problem->groups;
+  const Share share = shareAt(work, task);
+  float* sums = plan.sums + ((share.part * groups + share.group) * plan.columns + share.channel * plan.taps) * plan.columnLength();
   const Rooms rooms = makeRooms(work, worker);
-  const int64_t first = part * plan.units / plan.parts, end = (part + 1) * plan.units / plan.parts;
-  for (int64_t unit = first; unit < end; ++unit) {
+  for (int64_t unit = share.firstUnit; unit < share.endUnit; ++unit) {
     Ahead ahead[2] = {};
-    if (unit + 1 < end) findAhead(work, unitAt(work, unit + 1), group, channel, channels, ahead);
-    runUnit(work, unitAt(work, unit), group, channel, channels, rooms, sums, unit > first, ahead);
+    if (unit + 1 < share.endUnit) {
+      findAhead(work, unitAt(work, unit + 1), share, true, ahead);
+    } else if (task + 1 < plan.parts * groups * plan.channelBlocks) {  // most often this worker's, too
+      const Share next = shareAt(work, task + 1);
+      const bool cotangents = next.part != share.part || next.group != share.group;
+      findAhead(work, unitAt(work, next.firstUnit), next, cotangents, ahead);
+    }
+    runUnit(work, unitAt(work, unit), share.group, share.channel, share.channels, rooms, sums, unit > share.firstUnit, ahead);
   }
 }
 
