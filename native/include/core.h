@@ -18,8 +18,9 @@ Pool* createPool(int threads);
 void destroyPool(Pool* pool);
 int workerCount(const Pool* pool);
 
-/// Runs task(context, i, worker) for every i in [0, tasks); returns when all are done. Tasks are claimed dynamically.
-/// With one task or one worker it runs inline and wakes nobody.
+/// Runs task(context, i, worker) for every i in [0, tasks); returns when all are done. With one task or one worker it runs inline and
+/// wakes nobody. Each of W workers begins with the tasks [w tasks / W, (w + 1) tasks / W), in order, and takes others' once those are
+/// gone. Number tasks by the outermost axis first: then a worker finds in its caches what it wrote in the loop before.
 void parallelFor(Pool* pool, int64_t tasks, Task task, void* context);
 
 /// Called by a task: returns when task(context, unit, worker) has run once, by whichever worker came first. Each of `units` units has a

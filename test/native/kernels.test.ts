@@ -1,6 +1,6 @@
 /**
- * The C++ tests of products, convolutions, attention, norms of channels, counts and conversions on every instruction set: this machine's with the objects of the last
- * build, AVX-512 through an emulation of its intrinsics, arm64 through qemu.
+ * The C++ tests of loops, products, convolutions, attention, norms of channels, counts and conversions on every instruction set: this
+ * machine's with the objects of the last build, AVX-512 through an emulation of its intrinsics, arm64 through qemu.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
@@ -17,6 +17,7 @@ const compiler = findCompiler();
 const isas = loadAddon().addon?.supportedIsas() ?? [];
 /** Tests, and the kernels that each links with. */
 const PROGRAMS = [
+  ["pool", []],
   ["convert", []],
   ["gemm", ["gemm"]],
   ["attention", ["attention", "attention_backward"]],
