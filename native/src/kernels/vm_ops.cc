@@ -138,6 +138,8 @@ static void roundLanes(DType format, const Lanes& lanes) {
   widenArray(format, narrow, lanes.dst, lanes.count);
 }
 
+/// Both operands are read whole: compilers make masked loads of `condition ? b[i] : c[i]`, which wait for what an instruction before
+/// has just stored.
 static void selectLanes(const Lanes& lanes) {
   float* dst = lanes.dst;
   const float* condition = lanes.a;
@@ -145,7 +147,10 @@ static void selectLanes(const Lanes& lanes) {
   const float* c = lanes.c;
   const int count = lanes.count & ~15;
   BINADE_INDEPENDENT
-  for (int i = 0; i < count; ++i) dst[i] = condition[i] != 0.0f ? b[i] : c[i];
+  for (int i = 0; i < count; ++i) {
+    const uint32_t mask = condition[i] != 0.0f ? ~0u : 0u;
+    dst[i] = floatOfBits((bitsOfFloat(b[i]) & mask) | (bitsOfFloat(c[i]) & ~mask));
+  }
 }
 
 /// a · b + c, where the product rounds before it is added.
