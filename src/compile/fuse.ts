@@ -109,7 +109,8 @@ class Fusion {
   run(computed: readonly Node[], readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>): void {
     this.joinSiblings(() => true);
     for (const node of computed) if (HAS_PROLOGUE.has(kindOf(node))) this.#pull(node, readers, required);
-    for (const node of computed) this.absorb(node);
+    for (const node of computed) this.absorb(node, (producer, consumer) => this.#appended(producer, consumer));
+    for (const node of computed) this.absorb(node, (producer, consumer) => this.#prepended(producer, consumer));
     this.joinSiblings((cluster) => cluster.kind === "reduce");
     for (const cluster of [...this.#clusters]) this.#joinReaderOfBarrier(cluster);
   }
@@ -160,15 +161,20 @@ class Fusion {
   }
 
   /** Merges `node`'s cluster with those of its operands, latest first, wherever that is legal. */
-  absorb(node: Node): void {
+  absorb(node: Node, merge: (producer: Cluster, consumer: Cluster) => void): void {
     const operands = [...this.#operands(node)].filter((s) => s.linear).sort((a, b) => b.base.id - a.base.id);
     for (const { base } of operands) {
       const [producer, consumer] = [this.#clusterOf.get(base), this.#clusterOf.get(node)];
-      if (producer === undefined || consumer === undefined || producer === consumer) continue;
-      if (this.#canAppend(producer, consumer) && !this.#cycles(producer, consumer)) this.#append(producer, consumer);
-      else if (this.#canPrepend(producer, consumer) && !this.#cycles(producer, consumer))
-        this.#prepend(producer, consumer);
+      if (producer !== undefined && consumer !== undefined && producer !== consumer) merge(producer, consumer);
     }
+  }
+
+  #appended(producer: Cluster, consumer: Cluster): void {
+    if (this.#canAppend(producer, consumer) && !this.#cycles(producer, consumer)) this.#append(producer, consumer);
+  }
+
+  #prepended(producer: Cluster, consumer: Cluster): void {
+    if (this.#canPrepend(producer, consumer) && !this.#cycles(producer, consumer)) this.#prepend(producer, consumer);
   }
 
   /** The consumer is pointwise, over the producer's result. */

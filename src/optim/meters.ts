@@ -4,7 +4,7 @@ import { type HalfDType, isFloat } from "../formats/index.ts";
 import { requireFields } from "../precision/options.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Grads } from "../tensor/gradients.ts";
-import { type Magnitudes, magnitudesIn, magnitudesOf } from "../tensor/magnitudes.ts";
+import { type Magnitudes, magnitudesIn, magnitudesOf, readCounts } from "../tensor/magnitudes.ts";
 import { realize } from "../tensor/realize.ts";
 import { isIterable, requireGrads } from "../tensor/require.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -134,7 +134,7 @@ export function meterUpdates(optimizer: Steppable, grads: Grads<"true">, dtype: 
 export async function readMeters(meters: Meters): Promise<readonly MeterReading[]> {
   requireFields("readMeters", meters, ["names", "sizes", "counts"], "meterValues");
   const { names, sizes, counts } = meters;
-  const all = await counts.data();
+  const all = await readCounts(counts);
   return names.map((name, i) => ({ name, size: sizes[i] ?? 0, ...magnitudesIn(all, i) }));
 }
 

@@ -30,21 +30,29 @@ export const magnitudesOf = (tensor: Tensor): Tensor => new Tensor(build.magnitu
 
 /** Entry of the histogram from which on magnitudes are at least `power`, a power of two. */
 const entryOf = (power: number): number => Math.log2(power) + FORMATS.float32.bias;
-const { minSubnormal, minNormal } = FORMATS.float16;
+const SUBNORMAL_ENTRY = entryOf(FORMATS.float16.minSubnormal);
+const NORMAL_ENTRY = entryOf(FORMATS.float16.minNormal);
 
-/** Of tensor `i` among those whose counts stand one after another; of no elements every share is 0. */
-export function magnitudesIn(counts: ArrayLike<number>, i: number): Magnitudes {
-  const own = Int32Array.from({ length: MAGNITUDE_COUNTS }, (_, at) => counts[i * MAGNITUDE_COUNTS + at] ?? 0);
-  const histogram = own.slice(0, EXPONENTS);
-  const below = (entry: number): number => histogram.slice(0, entry).reduce((sum, count) => sum + count, 0);
-  const share = (count: number): number => count / Math.max(below(EXPONENTS), 1);
-  const zeros = own[ZEROS] ?? 0;
+/** Counts of tensors, one after another, as `magnitudesIn` takes them. */
+export const readCounts = async (counts: Tensor): Promise<Int32Array> => (await counts.storage()) as Int32Array;
+
+/** Of tensor `i` among those whose counts stand one after another; of no elements every share is 0. The histogram is a part of `counts`. */
+export function magnitudesIn(counts: Int32Array, i: number): Magnitudes {
+  const first = i * MAGNITUDE_COUNTS;
+  const at = (entry: number): number => counts[first + entry] ?? 0;
+  let [total, belowSubnormal, belowNormal] = [0, 0, 0];
+  for (let entry = 0; entry < EXPONENTS; entry++) {
+    if (entry === SUBNORMAL_ENTRY) belowSubnormal = total;
+    if (entry === NORMAL_ENTRY) belowNormal = total;
+    total += at(entry);
+  }
+  const share = (count: number): number => count / Math.max(total, 1);
   return {
-    zeroShare: share(zeros),
-    belowSubnormalShare: share(below(entryOf(minSubnormal)) - zeros),
-    belowNormalShare: share(below(entryOf(minNormal)) - zeros),
-    aboveLargestShare: share(own[ABOVE_FLOAT16] ?? 0),
-    nonFiniteShare: share(histogram.at(-1) ?? 0),
-    histogram,
+    zeroShare: share(at(ZEROS)),
+    belowSubnormalShare: share(belowSubnormal - at(ZEROS)),
+    belowNormalShare: share(belowNormal - at(ZEROS)),
+    aboveLargestShare: share(at(ABOVE_FLOAT16)),
+    nonFiniteShare: share(at(EXPONENTS - 1)),
+    histogram: counts.subarray(first, first + EXPONENTS),
   };
 }

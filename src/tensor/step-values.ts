@@ -7,7 +7,7 @@ import { type CastReason, placeNow, reasonOf } from "../precision/autocast.ts";
 import { full, zeros } from "./create.ts";
 import { nonFiniteCount } from "./finite.ts";
 import { concatenate, where } from "./functions.ts";
-import { type Magnitudes, magnitudesIn, magnitudesOf } from "./magnitudes.ts";
+import { type Magnitudes, magnitudesIn, magnitudesOf, readCounts } from "./magnitudes.ts";
 import { gradientsSoFar, type ReplayOptions, replay } from "./replay.ts";
 import { tensorsByPlace } from "./structure.ts";
 import { Tensor } from "./tensor.ts";
@@ -72,7 +72,7 @@ export async function valuesOfStep<A extends readonly Tensor[]>(
     };
   };
   const { result } = await replay(body, args, options);
-  const [extremes, counts] = [await result.extremes.data(), await result.counts.data()];
+  const [extremes, counts] = [await result.extremes.data(), await readCounts(result.counts)];
   const ofGradients = madeOfGradients(seen, places);
   const values = seen.map((node, i) => ({
     node,

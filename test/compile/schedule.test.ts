@@ -75,6 +75,19 @@ describe("assignments", () => {
     expect(program.arenaByteLength).toBe(0);
   });
 
+  it.each([
+    ["a sum", (value: Node) => b.sum(b.cast(b.notEqual(value, u), "float32"), [0])],
+    ["counts", (value: Node) => b.magnitudeCounts(value)],
+  ])("are made in place by the prologue of %s that was asked for before the outcome decided", async (_, meter) => {
+    const [applied, value] = [leaf([]), b.sub(u, b.mul(v, 0.1))];
+    const counted = meter(value);
+    const decided = b.where(b.greater(applied, 0.5), value, u);
+    const program = await check([counted], new Map([[u, decided]]), [u, v, applied]);
+    expect(program.kernels.filter((k) => k.domain.length > 0 && k.nodes.includes(decided))).toHaveLength(1);
+    expect(program.kernels.flatMap((k) => k.writes.filter((w) => w.node === value))).toEqual([]);
+    expect(program.arenaByteLength).toBe(64); // the outcome alone, aligned
+  });
+
   it("by a product do not keep what it reads alive until the end", async () => {
     const [x, g] = [leaf([64, 64]), leaf([64, 64])];
     const weights = Array.from({ length: 6 }, () => leaf([64, 64]));
