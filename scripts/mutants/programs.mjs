@@ -1,6 +1,14 @@
 // Mutants of graphs and programs: gradients, products, convolutions, schedules, memory, replays. The columns: ../mutants.mjs.
 export const mutants = [
   {
+    name: "a counted update made aside and selected by another kernel",
+    file: "src/compile/fuse.ts",
+    find: "for (const node of computed) this.absorb(node, (producer, consumer) => this.#appended(producer, consumer));",
+    replace: "",
+    test: "test/compile/schedule.test.ts",
+    expected: "are made in place by the prologue of a sum that was asked for before the outcome decided",
+  },
+  {
     name: "recomputed values found in forward",
     file: "src/autodiff/recompute.ts",
     find: "barriers.get(node) ?? build.barrier(node, g)",

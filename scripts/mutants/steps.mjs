@@ -19,8 +19,8 @@ export const mutants = [
   {
     name: "zeros taken for numbers that float16 loses",
     file: "src/tensor/magnitudes.ts",
-    find: "share(below(entryOf(minSubnormal)) - zeros)",
-    replace: "share(below(entryOf(minSubnormal)))",
+    find: "share(belowSubnormal - at(ZEROS))",
+    replace: "share(belowSubnormal)",
     test: "test/optim/meters.test.ts",
     expected: "count every element in the binade of its exponent",
   },

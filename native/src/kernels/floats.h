@@ -45,7 +45,7 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
     __builtin_memcpy(&bits, &sum, sizeof bits);
     __builtin_memcpy(&lostBits, &lost, sizeof lostBits);
     const uint64_t truncated = bits - ((bits ^ lostBits) >> 63);
-    bits = lost != 0.0 ? truncated | 1u : bits;
+    bits = lost < 0.0 || lost > 0.0 ? truncated | 1u : bits;  // NaN where the sum is none, or infinite: it stays what it is
     double odd;
     __builtin_memcpy(&odd, &bits, sizeof odd);
     result[lane] = static_cast<float>(odd);
