@@ -1,7 +1,7 @@
 /**
  * Does the precision change what a model learns? ResNet-20 on the generated shapes, each seed in each precision:
- * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1200] [--threads 2] [--out accuracy.json]
- *   [--checkpoints folder]
+ * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1200] [--noise 8] [--threads 2]
+ *   [--out accuracy.json] [--checkpoints folder]
  * Accuracies are over the 10 000 held-out pictures, after the last step. With --out, runs that the file has are not repeated;
  * with --checkpoints, one that was cut short goes on from its last hundredth step, and its seconds count from there.
  */
@@ -14,6 +14,7 @@ const { values: flags } = parseArgs({
     precisions: { type: "string", default: "fp32,bf16-mixed,fp16-mixed" },
     seeds: { type: "string", default: "0,1,2" },
     steps: { type: "string" },
+    noise: { type: "string", default: "8" },
     threads: { type: "string", default: "2" },
     out: { type: "string" },
     checkpoints: { type: "string" },
@@ -26,7 +27,7 @@ const { CHECKPOINT_FILE, classificationTask, RESNET_PRESETS, train } = await imp
 const { depth, batch, learningRate, ...preset } = RESNET_PRESETS.s;
 const steps = Number(flags.steps ?? preset.steps);
 const device = useDevice("cpu", { threads: Number(flags.threads) });
-const data = { ...generatedShapes(), byteLength: 0, sha256: "" };
+const data = { ...generatedShapes({ noise: Number(flags.noise) }), byteLength: 0, sha256: "" };
 
 /** One training from the first step to the last. */
 async function run(precision, seed) {
@@ -54,11 +55,12 @@ async function run(precision, seed) {
 
 const results = flags.out !== undefined && existsSync(flags.out) ? JSON.parse(readFileSync(flags.out, "utf8")) : [];
 const precisions = flags.precisions.split(",");
-const isSame = (a, b) => a.precision === b.precision && a.seed === b.seed && a.steps === b.steps;
+const seeds = flags.seeds.split(",").map(Number);
+const isSame = (a, b) => ["data", "precision", "seed", "steps"].every((key) => a[key] === b[key]);
 // Seed by seed, so that a run that is cut short has compared something.
-for (const seed of flags.seeds.split(",").map(Number)) {
+for (const seed of seeds) {
   for (const precision of precisions) {
-    if (results.some((result) => isSame(result, { precision, seed, steps }))) continue;
+    if (results.some((result) => isSame(result, { data: data.name, precision, seed, steps }))) continue;
     const result = { isa: device.backend.isa, data: data.name, ...(await run(precision, seed)) };
     results.push(result);
     console.log(
@@ -69,7 +71,9 @@ for (const seed of flags.seeds.split(",").map(Number)) {
 }
 
 const meanOf = (precision) => {
-  const own = results.filter((result) => result.precision === precision && result.steps === steps);
+  const own = seeds.map((seed) =>
+    results.find((result) => isSame(result, { data: data.name, precision, seed, steps })),
+  );
   return own.reduce((sum, { accuracy }) => sum + accuracy, 0) / own.length;
 };
 const [first] = precisions;

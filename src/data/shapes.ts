@@ -180,7 +180,15 @@ function drawTint(draws: Draws, length: number): readonly number[] {
   return [length * x * p, length * y * p, length * q];
 }
 
-function paint(label: number, draws: Draws, canvas: Canvas, out: Uint8Array): void {
+/** What all pictures of a set have in common, and what keeps them apart from those of another. */
+interface Recipe {
+  readonly seed: number;
+  /** Separates sets of one seed. */
+  readonly part: number;
+  readonly noise: number;
+}
+
+function paint(label: number, noise: number, draws: Draws, canvas: Canvas, out: Uint8Array): void {
   paintBackground(canvas, draws);
   const radius = draws.between(RADIUS);
   // The whole shape is in the picture: it is never a guess what was cut off.
@@ -197,14 +205,14 @@ function paint(label: number, draws: Draws, canvas: Canvas, out: Uint8Array): vo
     const distance = DISTANCES[draws.below(DISTANCES.length)] ?? star;
     paintShape(canvas, { ...small, distance }, drawTint(draws, draws.between(CONTRAST)), draws);
   }
-  draws.develop(canvas, NOISE, out);
+  draws.develop(canvas, noise, out);
 }
 
 /** Keeps these draws apart from others of the same seed: "SHAP" in ASCII. */
 const STREAM = 0x53484150;
 
-/** `count` pictures, classes in turn. `part` separates sets of one seed. */
-function paintAll(count: number, seed: number, part: number): Pictures {
+/** `count` pictures, classes in turn. */
+function paintAll(count: number, { seed, part, noise }: Recipe): Pictures {
   const bytes = CHANNELS * PLANE;
   const pixels = new Uint8Array(count * bytes);
   const labels = Int32Array.from({ length: count }, (_, i) => i % CLASSES.length);
@@ -212,7 +220,7 @@ function paintAll(count: number, seed: number, part: number): Pictures {
   labels.forEach((label, i) => {
     philox([i, part, 0, STREAM], philoxKey(seed), words);
     draws.restart(words[0] ?? 0);
-    paint(label, draws, canvas, pixels.subarray(i * bytes, (i + 1) * bytes));
+    paint(label, noise, draws, canvas, pixels.subarray(i * bytes, (i + 1) * bytes));
   });
   return { pixels, labels, channels: CHANNELS, height: SIZE, width: SIZE, classes: CLASSES };
 }
@@ -224,6 +232,8 @@ export interface GeneratedShapesOptions {
   readonly training?: number;
   /** Pictures to hold out, ≥ 1. Default 10 000. */
   readonly heldOut?: number;
+  /** Standard deviation of the noise on every byte of a picture: integer from 0 to 127. Default 8. */
+  readonly noise?: number;
 }
 
 /**
@@ -236,13 +246,14 @@ export interface GeneratedShapesOptions {
  * const { training, heldOut } = generatedShapes({ seed: 1 }); // 22 000 pictures in about two seconds
  */
 export function generatedShapes(options: GeneratedShapesOptions = {}): PictureSet {
-  const { seed = 0, training = 12_000, heldOut = 10_000 } = options;
+  const { seed = 0, training = 12_000, heldOut = 10_000, noise = NOISE } = options;
   requireInteger("generatedShapes: seed", seed, 0, Number.MAX_SAFE_INTEGER);
   requireInteger("generatedShapes: training", training, 1, 2 ** 31 - 1);
   requireInteger("generatedShapes: heldOut", heldOut, 1, 2 ** 31 - 1);
+  requireInteger("generatedShapes: noise", noise, 0, 127);
   return {
-    name: `generated shapes, seed ${seed}`,
-    training: paintAll(training, seed, 0),
-    heldOut: paintAll(heldOut, seed, 1),
+    name: `generated shapes, seed ${seed}${noise === NOISE ? "" : `, noise ${noise}`}`,
+    training: paintAll(training, { seed, part: 0, noise }),
+    heldOut: paintAll(heldOut, { seed, part: 1, noise }),
   };
 }

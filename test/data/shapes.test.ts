@@ -63,7 +63,29 @@ describe("generatedShapes", () => {
     }
   });
 
-  it.each([{ training: 0 }, { heldOut: 0 }, { seed: -1 }])("%j: refused", (options) => {
+  it("adds the noise that is asked for to the same pictures, and says so", () => {
+    const [still, noisy] = [0, 40].map((noise) => generatedShapes({ training: 50, heldOut: 1, noise }));
+    const isInside = (byte: number): boolean => byte > 120 && byte < 136; // three deviations off neither bound
+    const deviations = [...(still?.training.pixels ?? [])].flatMap((byte, i) =>
+      isInside(byte) ? [(noisy?.training.pixels[i] ?? 0) - byte] : [],
+    );
+    expect(deviations.length).toBeGreaterThan(10_000);
+    const mean = deviations.reduce((sum, d) => sum + d, 0) / deviations.length;
+    const variance = deviations.reduce((sum, d) => sum + (d - mean) ** 2, 0) / deviations.length;
+    // Of 10 000 draws the mean deviates by 0.4 and the standard deviation by 0.3: five times which are the bounds.
+    expect(Math.abs(mean)).toBeLessThan(2);
+    expect(Math.abs(Math.sqrt(variance) - 40)).toBeLessThan(1.5);
+    expect(noisy?.name).toBe("generated shapes, seed 0, noise 40");
+  });
+
+  it.each([
+    { training: 0 },
+    { heldOut: 0 },
+    { seed: -1 },
+    { noise: -1 },
+    { noise: 0.5 },
+    { noise: 128 },
+  ])("%j: refused", (options) => {
     expect(() => generatedShapes(options)).toThrow(expect.objectContaining({ code: "value.range" }));
   });
 });
