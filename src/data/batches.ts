@@ -1,8 +1,9 @@
 /** Batches as a pure function of (data, options, index): nothing to store, so a run resumes at any batch. */
 
 import { BinadeError } from "../errors.ts";
+import { requireInteger } from "../precision/options.ts";
 import { epochOffset, permutedIndex } from "./permutation.ts";
-import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex, requireInteger } from "./source.ts";
+import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex } from "./source.ts";
 import { requireWindow } from "./text.ts";
 
 /** Windows of a byte corpus and, for each byte, the byte that follows. */
@@ -54,8 +55,8 @@ export class ByteBatches implements IndexedSource<ByteBatch> {
   readonly #phases: number;
 
   constructor(bytes: Uint8Array, { batch, context, seed = 0 }: ByteBatchesOptions) {
-    requireInteger("ByteBatches: batch", batch, 1, 2 ** 31 - 1);
-    requireInteger("ByteBatches: context", context, 1, 2 ** 31 - 1);
+    requireInteger("ByteBatches: batch", batch, 1);
+    requireInteger("ByteBatches: context", context, 1);
     requireInteger("ByteBatches: seed", seed, 0, Number.MAX_SAFE_INTEGER);
     requireWindow("ByteBatches", bytes.length, context);
     this.#bytes = bytes;
@@ -116,9 +117,9 @@ export class EvaluationBatches implements IndexedSource<ByteBatch> {
   readonly #context: number;
 
   constructor(bytes: Uint8Array, { batch, context, batches = 16 }: EvaluationBatchesOptions) {
-    requireInteger("EvaluationBatches: batch", batch, 1, 2 ** 31 - 1);
-    requireInteger("EvaluationBatches: context", context, 1, 2 ** 31 - 1);
-    requireInteger("EvaluationBatches: batches", batches, 1, 2 ** 31 - 1);
+    requireInteger("EvaluationBatches: batch", batch, 1);
+    requireInteger("EvaluationBatches: context", context, 1);
+    requireInteger("EvaluationBatches: batches", batches, 1);
     requireWindow("EvaluationBatches", bytes.length, context);
     this.#bytes = bytes;
     this.#batch = batch;
@@ -163,7 +164,7 @@ export function split(
   bytes: Uint8Array,
   { heldOut = 0.1, context }: SplitOptions,
 ): { training: Uint8Array; heldOut: Uint8Array } {
-  requireInteger("split: context", context, 1, 2 ** 31 - 1);
+  requireInteger("split: context", context, 1);
   if (!(heldOut > 0) || (heldOut >= 1 && !Number.isSafeInteger(heldOut))) {
     const message = `split: heldOut: expected a fraction above 0 and below 1 or a number of bytes ≥ 1, got ${heldOut}`;
     throw new BinadeError("value.range", message);

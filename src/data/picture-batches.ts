@@ -1,8 +1,9 @@
 /** Batches of pictures, shifted and mirrored: like the order, a function of (seed, index) that is stored nowhere. */
 import { philox, philoxKey } from "../formats/philox.ts";
+import { requireInteger } from "../precision/options.ts";
 import { permutedIndex } from "./permutation.ts";
 import { type Pictures, pictureBytes, requirePictures } from "./pictures.ts";
-import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex, requireInteger } from "./source.ts";
+import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex } from "./source.ts";
 
 /** Pictures and the class of each. */
 export interface PictureBatch {
@@ -54,7 +55,7 @@ export class PictureBatches implements IndexedSource<PictureBatch> {
   readonly #seed: number;
 
   constructor({ pictures, batch, seed = 0, crop = 0, flip = false }: PictureBatchesOptions) {
-    requireInteger("PictureBatches: batch", batch, 1, 2 ** 31 - 1);
+    requireInteger("PictureBatches: batch", batch, 1);
     requireInteger("PictureBatches: seed", seed, 0, Number.MAX_SAFE_INTEGER);
     requireInteger("PictureBatches: crop", crop, 0, Math.min(pictures.height, pictures.width));
     requirePictures("PictureBatches", pictures);
@@ -128,7 +129,7 @@ export class OrderedPictures implements IndexedSource<PictureBatch> {
   readonly count: number;
 
   constructor(pictures: Pictures, { batch }: { readonly batch: number }) {
-    requireInteger("OrderedPictures: batch", batch, 1, 2 ** 31 - 1);
+    requireInteger("OrderedPictures: batch", batch, 1);
     requirePictures("OrderedPictures", pictures);
     this.pictures = pictures;
     this.batchSize = Math.min(batch, pictures.labels.length);

@@ -1,7 +1,7 @@
 /** Generated pictures of shapes: a set to train and measure on where no data is at hand, a pure function of its seed. */
 import { philox, philoxKey } from "../formats/philox.ts";
+import { requireInteger } from "../precision/options.ts";
 import type { PictureSet, Pictures } from "./pictures.ts";
-import { requireInteger } from "./source.ts";
 
 /** Signed distance to the edge of a shape of about unit radius, negative inside, up to a factor near 1. */
 type Distance = (u: number, v: number) => number;
@@ -248,8 +248,8 @@ export interface GeneratedShapesOptions {
 export function generatedShapes(options: GeneratedShapesOptions = {}): PictureSet {
   const { seed = 0, training = 12_000, heldOut = 10_000, noise = NOISE } = options;
   requireInteger("generatedShapes: seed", seed, 0, Number.MAX_SAFE_INTEGER);
-  requireInteger("generatedShapes: training", training, 1, 2 ** 31 - 1);
-  requireInteger("generatedShapes: heldOut", heldOut, 1, 2 ** 31 - 1);
+  requireInteger("generatedShapes: training", training, 1);
+  requireInteger("generatedShapes: heldOut", heldOut, 1);
   requireInteger("generatedShapes: noise", noise, 0, 127);
   return {
     name: `generated shapes, seed ${seed}${noise === NOISE ? "" : `, noise ${noise}`}`,

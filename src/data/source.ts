@@ -32,17 +32,6 @@ export async function* indexedBatches<B>(
   for (let index = from; index < count && !signal?.aborted; index++) yield batch(index);
 }
 
-/**
- * Requires an integer between `minimum` and `maximum`, both included.
- *
- * @throws BinadeError `value.range` naming `subject`, the range and the value.
- */
-export function requireInteger(subject: string, value: number, minimum: number, maximum: number): void {
-  if (Number.isSafeInteger(value) && value >= minimum && value <= maximum) return;
-  const range = maximum === Number.MAX_SAFE_INTEGER ? `≥ ${minimum}` : `from ${minimum} to ${maximum}`;
-  throw new BinadeError("value.range", `${subject}: expected an integer ${range}, got ${value}`);
-}
-
 /** Requires that a batch of this index exists. */
 export function requireIndex(subject: string, index: number, count: number): void {
   if (Number.isSafeInteger(index) && index >= 0 && index < count) return;

@@ -1,8 +1,9 @@
 /** Batches of a labelled data set in memory, in the same stored-nowhere order as the byte batches. */
 
 import { BinadeError } from "../errors.ts";
+import { requireInteger } from "../precision/options.ts";
 import { permutedIndex } from "./permutation.ts";
-import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex, requireInteger } from "./source.ts";
+import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex } from "./source.ts";
 
 /** Examples and their labels. */
 export type LabelledBatch = {
@@ -48,7 +49,7 @@ export class TensorBatches implements IndexedSource<LabelledBatch> {
   readonly #seed: number;
 
   constructor({ inputs, labels, batch, seed = 0 }: TensorBatchesOptions) {
-    requireInteger("TensorBatches: batch", batch, 1, 2 ** 31 - 1);
+    requireInteger("TensorBatches: batch", batch, 1);
     requireInteger("TensorBatches: seed", seed, 0, Number.MAX_SAFE_INTEGER);
     if (labels.length === 0 || inputs.length === 0 || inputs.length % labels.length !== 0) {
       const message = `TensorBatches: expected inputs of examples × features values with one label per example, got ${inputs.length} values and ${labels.length} labels; pass all rows and all labels`;

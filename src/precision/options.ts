@@ -25,9 +25,15 @@ export function requireNumber(
   throw new BinadeError("value.range", `${subject}: expected ${expected}, got ${showValue(value)}`);
 }
 
-/** Throws `value.range` unless `value` is an integer from `low` to 2^31 − 1. */
-export function requireInteger(subject: string, value: unknown, low: number): void {
-  requireNumber(subject, value, (v) => Number.isInteger(v) && v >= low && v < 2 ** 31, `an integer ≥ ${low}`);
+/** The largest extent or count: what an Int32Array holds. */
+const MOST = 2 ** 31 - 1;
+
+/** Throws `value.range` unless `value` is an integer from `low` to `high`, 2^31 − 1 unless said otherwise. */
+export function requireInteger(subject: string, value: unknown, low: number, high = MOST): void {
+  // Bounds that no sensible value meets are named to whoever met one.
+  const isAbove = typeof value === "number" && value > high;
+  const range = high >= MOST && !isAbove ? `≥ ${low}` : `from ${low} to ${high}`;
+  requireNumber(subject, value, (v) => Number.isInteger(v) && v >= low && v <= high, `an integer ${range}`);
 }
 
 /** Throws `option.invalid` unless `value` is true, false or left out: "false" and 0 would pass for something else. */

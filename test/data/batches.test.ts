@@ -127,7 +127,13 @@ describe("ByteBatches", () => {
   });
 
   it.each([
-    ["batch 0", { batch: 0, context: 4 }, "value.range", /batch: expected an integer from 1 to 2147483647, got 0/],
+    ["batch 0", { batch: 0, context: 4 }, "value.range", /batch: expected an integer ≥ 1, got 0/],
+    [
+      "batch 2^31",
+      { batch: 2 ** 31, context: 4 },
+      "value.range",
+      /batch: expected an integer from 1 to 2147483647, got/,
+    ],
     ["batch 1.5", { batch: 1.5, context: 4 }, "value.range", /batch: .* got 1.5/],
     ["context NaN", { batch: 1, context: Number.NaN }, "value.range", /context: .* got NaN/],
     ["seed -1", { batch: 1, context: 4, seed: -1 }, "value.range", /seed: expected an integer ≥ 0, got -1/],
