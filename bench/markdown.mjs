@@ -38,23 +38,22 @@ function stepTable(steps) {
   );
 }
 
+/** Rows for the tables of kernels; what is left between floor and median is for a person to say. */
 function kernelTable(kernels) {
-  const rows = kernels.map(
-    ({ name, precision, threads, operations, bytes, floorMs, medianMs, minMs, share, gigabytesPerSecond }) => [
-      name,
-      precision,
-      threads,
-      withPrefix(operations, ""),
-      withPrefix(bytes, "B"),
-      `${formatMs(floorMs)} ms`,
-      `${formatMs(medianMs)}, ${formatMs(minMs)} ms`,
-      share.toFixed(2),
-      `${gigabytesPerSecond.toFixed(1)} GB/s`,
-    ],
-  );
-  const titles = ["kernel", "precision", "threads", "operations", "bytes", "floor", "median, best", "share", "rate"];
-  return table(titles, rows);
+  const rows = kernels.map(({ name, precision, threads, operations, bytes, floorMs, medianMs, minMs }) => [
+    `\`${name}\` ${precision}${threads === 1 ? "" : `, ${threads} threads`}`,
+    withPrefix(operations, ""),
+    withPrefix(bytes, "B"),
+    `${formatMs(floorMs)} ms`,
+    `${formatMs(medianMs)} (${formatMs(minMs)}) ms: ${shareOf(floorMs, medianMs)} (${shareOf(floorMs, minMs)})`,
+    "bench",
+    "",
+  ]);
+  return table(["kernel", "operations", "bytes", "floor", "measured (share)", "how", "what is left"], rows);
 }
+
+/** Two digits, rounded down. */
+const shareOf = (floorMs, ms) => (Math.floor((100 * floorMs) / ms) / 100).toFixed(2);
 
 /** Peaks by thread count: the best that any result was compared with. */
 function peakLines(results) {
