@@ -20,6 +20,7 @@ namespace {
 /// What jobs share with the environment that started them.
 struct Instance {
   std::atomic<bool> closing{false};
+  int64_t heldMicroseconds = 0;  // by runs on its own thread, since it last waited for one
 };
 using InstanceData = std::shared_ptr<Instance>;
 
@@ -27,15 +28,15 @@ std::atomic<int> chosenIsa{0};
 
 /// Programs that JavaScript may name. A handle made by another addon is not in here.
 std::mutex programsMutex;
-std::set<const Program*> programs;
+std::set<Program*> programs;
 
 struct Job {
   InstanceData instance;
-  const Program* program;
+  Program* program;
   std::vector<void*> bases;
   Executor executor;
   uint64_t turn;
-  Outcome outcome = {false, false, {-1, 0, 0, 0}};
+  Outcome outcome = {false, false, 0, {-1, 0, 0, 0}};
   napi_async_work work = nullptr;
   napi_deferred deferred = nullptr;
   napi_ref kept = nullptr;  // the handle and the bindings, so that their memory stays
@@ -173,13 +174,13 @@ napi_value createProgram(napi_env env, napi_callback_info info) {
   return handle;
 }
 
-const Program* programOf(napi_env env, napi_value handle) {
+Program* programOf(napi_env env, napi_value handle) {
   napi_valuetype type = napi_undefined;
   napi_typeof(env, handle, &type);
   void* data = nullptr;
   if (type == napi_external) napi_get_value_external(env, handle, &data);
   const std::lock_guard<std::mutex> lock(programsMutex);
-  const Program* program = static_cast<const Program*>(data);
+  Program* program = static_cast<Program*>(data);
   return programs.count(program) == 0 ? nullptr : program;
 }
 
@@ -302,14 +303,20 @@ void runJob(Job* job) {
       Engine::instance().run(job->turn, *job->program, job->bases.data(), job->executor, job->instance->closing);
 }
 
+/// Runs a job that has its turn on this thread.
+napi_value runHere(napi_env env, Job* job) {
+  runJob(job);
+  job->instance->heldMicroseconds += job->outcome.microseconds;
+  if (job->outcome.noMemory) return throwError(env, arenaMessage(*job));
+  return faultValue(env, job->outcome.fault);
+}
+
 napi_value runSync(napi_env env, napi_callback_info info) {
   napi_value kept = nullptr;
   const std::unique_ptr<Job> job = makeJob(env, info, &kept);
   if (job == nullptr) return nullptr;
   job->turn = Engine::instance().askTurn();
-  runJob(job.get());
-  if (job->outcome.noMemory) return throwError(env, arenaMessage(*job));
-  return faultValue(env, job->outcome.fault);
+  return runHere(env, job.get());
 }
 
 void executeJob(napi_env, void* data) { runJob(static_cast<Job*>(data)); }
@@ -333,6 +340,9 @@ napi_value run(napi_env env, napi_callback_info info) {
   napi_value kept = nullptr, promise = nullptr;
   std::unique_ptr<Job> job = makeJob(env, info, &kept);
   if (job == nullptr) return nullptr;
+  job->turn = Engine::instance().askTurnAtOnce(*job->program, job->instance->heldMicroseconds);
+  if (job->turn != 0) return runHere(env, job.get());
+  job->instance->heldMicroseconds = 0;
   napi_create_reference(env, kept, 1, &job->kept);
   napi_create_promise(env, &job->deferred, &promise);
   napi_create_async_work(env, nullptr, makeString(env, "binade.run"), executeJob, completeJob, job.get(), &job->work);

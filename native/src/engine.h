@@ -14,6 +14,7 @@ namespace binade {
 struct Outcome {
   bool ran;       // false: `cancelled` was set, or the arena could not be had
   bool noMemory;  // the arena could not be had
+  int64_t microseconds;
   Fault fault;
 };
 
@@ -25,10 +26,13 @@ class Engine {
 
   /// Asks for a turn. Every turn must be ended by run() or giveUp().
   uint64_t askTurn();
+  /// Asks for a turn that begins at once, for a run on the calling thread, which `heldMicroseconds` says runs have held since it last
+  /// waited for one. 0: others come first, or the program may hold the thread for too long; a run on another thread it must be then.
+  uint64_t askTurnAtOnce(const Program& program, int64_t heldMicroseconds);
   /// Ends a turn that never ran.
   void giveUp(uint64_t turn);
   /// Waits for the turn, then runs the program unless `cancelled` is set by then. bases[0] is set to the arena here.
-  Outcome run(uint64_t turn, const Program& program, void** bases, Executor executor,
+  Outcome run(uint64_t turn, Program& program, void** bases, Executor executor,
               const std::atomic<bool>& cancelled);
   /// Takes a turn of its own and returns what `measurePeak` does, on the workers of the next run.
   double measurePeak(Burst burst, PeakKind kind, double seconds);
@@ -42,6 +46,7 @@ class Engine {
  private:
   void awaitTurn(uint64_t turn);
   void endTurn(uint64_t turn);
+  void noteDuration(Program& program, int64_t microseconds);
   bool growArena(int64_t byteLength);
   Pool* poolOfWantedSize();
 

@@ -22,6 +22,7 @@ void decodeHeader(Reader& reader, Program* program) {
   program->firstCommitKernel = reader.word("the first commit kernel", 0, program->kernelCount);
   program->byteLengths = reader.allocate<int64_t>(program->bindingCount + 1);
   program->alignments = reader.allocate<int64_t>(program->bindingCount + 1);
+  program->lastMicroseconds = INT64_MAX;
   program->kernels = reader.allocate<Kernel>(program->kernelCount);
 }
 

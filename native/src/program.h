@@ -221,8 +221,9 @@ struct Program {
   int64_t kernelCount;
   int64_t firstCommitKernel;
   Kernel* kernels;
-  int64_t* byteLengths;  // [bindingCount + 1]: bytes that the program touches of each binding, counted from its start
-  int64_t* alignments;   // [bindingCount + 1]: largest element size used with each binding
+  int64_t* byteLengths;      // [bindingCount + 1]: bytes that the program touches of each binding, counted from its start
+  int64_t* alignments;       // [bindingCount + 1]: largest element size used with each binding
+  int64_t lastMicroseconds;  // that the last run took, the engine's to write; INT64_MAX before the first
 };
 
 /// The first fault of a run: lowest kernel, then lowest position. `kernel` < 0: none.

@@ -142,6 +142,44 @@ run("runs", () => {
     expect(ticks).toBeGreaterThan(0);
   });
 
+  it("are made at once while they are short, and let the event loop have its turn", async () => {
+    const [n, kernels, count] = [1 << 18, 4, 400];
+    const words = programWords(
+      Array.from({ length: kernels }, () => programs.addOne(n, "float32", 1, 1)),
+      { bindings: 1 },
+    );
+    const program = addon().createProgram(words);
+    const x = new Float32Array(n);
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    const first = addon().run(program, [x]);
+    expect(first).toBeInstanceOf(Promise);
+    await first;
+    let atOnce = 0;
+    for (let i = 1; i < count; i++) {
+      const outcome = addon().run(program, [x]);
+      if (outcome === null) atOnce++;
+      expect(await outcome).toBeNull();
+      expect(x[n - 1]).toBe(kernels * (i + 1));
+    }
+    clearInterval(timer);
+    expect(atOnce).toBeGreaterThan(0);
+    expect(atOnce).toBeLessThan(count - 1);
+    expect(ticks).toBeGreaterThan(0);
+  });
+
+  it("wait behind those under way, however short", async () => {
+    const n = 1 << 22;
+    const long = addon().createProgram(programWords([programs.addOne(n, "float32", 1, 1)], { bindings: 1 }));
+    const short = addon().createProgram(programWords([programs.double(1, 1)], { bindings: 1 }));
+    const x = new Float32Array(n);
+    await addon().run(short, [x]);
+    const pending = [addon().run(long, [x]), addon().run(short, [x])];
+    expect(pending[1]).toBeInstanceOf(Promise);
+    await Promise.all(pending);
+    expect(x[0]).toBe(2);
+  });
+
   it("are executed in the order of the calls, synchronous ones included", async () => {
     const n = 1 << 16;
     const addOne = addon().createProgram(programWords([programs.addOne(n, "float32", 1, 1)], { bindings: 1 }));
