@@ -1,6 +1,7 @@
 // The convolutions of ResNet-20 (batch 64, 32 × 32 pictures) against the register-only peak of one core, measured in
 // turns. CPU time of the thread, best of many. Prints; asserts nothing. Arguments: float32, bfloat16 or float16; a part of
-// the names of the layers and forms to run (or ""); the batch (a smaller one is less disturbed by other programs).
+// the names of the layers and forms to run (or ""); the batch (a smaller one is less disturbed by other programs); "direct": no tiles
+// of Winograd's filtering, whose multiplications are counted as the direct ones.
 #include <time.h>
 
 #include <algorithm>
@@ -68,6 +69,12 @@ using Run = void (*)(Pool*, const ConvolutionProblem&, const ImageSink&);
 const char* const forms[] = {"forward", "input gradient", "weight gradient"};
 const Run runs[] = {BINADE_ISA::convolutionForward, BINADE_ISA::convolutionInputGradient,
                     BINADE_ISA::convolutionWeightGradient};
+bool direct = false;
+
+void run(int form, Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
+  if (direct && form < 2) BINADE_ISA::convolveDirectly(pool, problem, sink, form == 1);
+  else runs[form](pool, problem, sink);
+}
 
 /// The first element on a cache line; buffers have 16 floats to spare.
 float* aligned(std::vector<float>& data) {
@@ -85,6 +92,7 @@ int main(int argc, char** argv) {
   const DType dtype = std::strcmp(name, "bfloat16") == 0  ? DType::bfloat16
                       : std::strcmp(name, "float16") == 0 ? DType::float16
                                                           : DType::float32;
+  direct = argc > 4 && std::strcmp(argv[4], "direct") == 0;
   const int64_t batch = argc > 3 ? std::atoi(argv[3]) : 64;
   Pool* pool = createPool(1);
   double total = 0, floor = 0;
@@ -111,7 +119,7 @@ int main(int argc, char** argv) {
       double best = 1e9, peak = 0;
       for (const double begin = cpuSeconds(); cpuSeconds() - begin < 0.25;) {
         const double start = cpuSeconds();
-        runs[form](pool, problem, sink);
+        run(form, pool, problem, sink);
         best = std::min(best, cpuSeconds() - start);
         peak = std::max(peak, dtype == DType::bfloat16 ? pairPeak() : floatPeak());
       }

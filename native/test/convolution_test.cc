@@ -10,7 +10,7 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/convert.h"
+#include "kernels/winograd.h"
 
 using namespace binade;
 using namespace binade::BINADE_ISA;
@@ -70,8 +70,30 @@ void store(void* context, int64_t image, int64_t channel, int64_t channels, int6
 }
 
 using Run = void (*)(Pool*, const ConvolutionProblem&, const ImageSink&);
-const Run runs[] = {convolutionForward, convolutionInputGradient, convolutionWeightGradient};
-const char* const names[] = {"forward", "input gradient", "weight gradient"};
+
+template <bool gradient>
+void directly(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
+  convolveDirectly(pool, problem, sink, gradient);
+}
+template <bool gradient>
+void byTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
+  convolveTiles(pool, problem, sink, gradient);
+}
+
+/// Each form by itself, and what it chooses between.
+struct Path {
+  const char* name;
+  int form;  // 0: forward, 1: input gradient, 2: weight gradient
+  bool tiles;
+  Run run;
+};
+const Path paths[] = {{"forward", 0, false, convolutionForward},
+                      {"input gradient", 1, false, convolutionInputGradient},
+                      {"weight gradient", 2, false, convolutionWeightGradient},
+                      {"forward, directly", 0, false, directly<false>},
+                      {"input gradient, directly", 1, false, directly<true>},
+                      {"forward by tiles", 0, true, byTiles<false>},
+                      {"input gradient by tiles", 1, true, byTiles<true>}};
 
 /// Adds x · w to the result of one form, wherever the convolution joins them.
 void addAll(const ConvolutionProblem& p, int form, const Stored& x, const Stored& w, const Stored& g,
@@ -97,6 +119,15 @@ void addAll(const ConvolutionProblem& p, int form, const Stored& x, const Stored
               }
 }
 
+void report(const ConvolutionProblem& p, const Path& path, int variant, DType storage, DType format) {
+  const ConvolutionAxis &ay = p.axes[0], &ax = p.axes[1];
+  std::printf("%s, variant %d: %ld pictures, %ld groups of %ld to %ld, rows %ld to %ld by %ld/%ld/%ld-%ld, columns %ld to %ld by "
+              "%ld/%ld/%ld-%ld, dtype %d as %d",
+              path.name, variant, (long)p.batch, (long)p.groups, (long)p.channels, (long)p.outputs, (long)ay.input,
+              (long)ay.output, (long)ay.kernel, (long)ay.stride, (long)ay.dilation, (long)ay.before, (long)ax.input,
+              (long)ax.output, (long)ax.kernel, (long)ax.stride, (long)ax.dilation, (long)ax.before, (int)storage, (int)format);
+}
+
 void check(const ConvolutionProblem& base, DType storage, DType format, int64_t gap, Pool* one, Pool* three) {
   ConvolutionProblem p = base;
   const ConvolutionAxis &ay = p.axes[0], &ax = p.axes[1];
@@ -114,21 +145,20 @@ void check(const ConvolutionProblem& base, DType storage, DType format, int64_t 
     const size_t size = static_cast<size_t>(images * channels[form] * pixels[form]);
     std::vector<double> expected(size, 0.0);
     addAll(p, form, x, w, g, &expected);
-    for (int variant = 0; variant < 3; ++variant) {
-      Output output{std::vector<float>(size, variant == 1 ? NAN : 0.0f), channels[form], pixels[form]};
-      ImageSink sink = {store, &output, nullptr, channels[form] * pixels[form], pixels[form]};
-      if (variant == 1) sink.direct = output.data.data();
-      runs[form](variant == 2 ? three : one, p, sink);
-      for (size_t i = 0; i < size; ++i) {
-        if (output.data[i] == static_cast<float>(expected[i])) continue;
-        if (++failures > 10) return;
-        std::printf("%s, variant %d: %ld pictures, %ld groups of %ld to %ld, rows %ld to %ld by %ld/%ld/%ld-%ld, columns %ld "
-                    "to %ld by %ld/%ld/%ld-%ld, dtype %d as %d: [%zu] is %g instead of %g\n",
-                    names[form], variant, (long)p.batch, (long)p.groups, (long)p.channels, (long)p.outputs, (long)ay.input,
-                    (long)ay.output, (long)ay.kernel, (long)ay.stride, (long)ay.dilation, (long)ay.before, (long)ax.input,
-                    (long)ax.output, (long)ax.kernel, (long)ax.stride, (long)ax.dilation, (long)ax.before, (int)storage,
-                    (int)format, i, output.data[i], expected[i]);
-        break;
+    for (const Path& path : paths) {
+      if (path.form != form || (path.tiles && !fitsTiles(p))) continue;
+      for (int variant = 0; variant < 3; ++variant) {
+        Output output{std::vector<float>(size, variant == 1 ? NAN : 0.0f), channels[form], pixels[form]};
+        ImageSink sink = {store, &output, nullptr, channels[form] * pixels[form], pixels[form]};
+        if (variant == 1) sink.direct = output.data.data();
+        path.run(variant == 2 ? three : one, p, sink);
+        for (size_t i = 0; i < size; ++i) {
+          if (output.data[i] == static_cast<float>(expected[i])) continue;
+          if (++failures > 10) return;
+          report(p, path, variant, storage, format);
+          std::printf(": [%zu] is %g instead of %g\n", i, output.data[i], expected[i]);
+          break;
+        }
       }
     }
   }
@@ -145,6 +175,96 @@ ConvolutionAxis axisOf(int64_t input) {
     if (slack < 0) continue;
     axis.output = slack / axis.stride + 1;
     return axis;
+  }
+}
+
+/// A kernel of 3 with any padding.
+ConvolutionAxis tiledAxisOf(int64_t input) {
+  for (;;) {
+    const int64_t before = below(5) - 1, output = input + before + below(5) - 3;
+    if (output > 0) return {input, output, 3, 1, 1, before};
+  }
+}
+
+/// A 3×3 convolution whose result has the extents of its input.
+ConvolutionProblem plainProblem(int64_t batch, int64_t channels, int64_t outputs, int64_t rows, int64_t columns) {
+  ConvolutionProblem p = {};
+  p.batch = batch;
+  p.groups = 1;
+  p.channels = channels;
+  p.outputs = outputs;
+  p.axes[0] = {rows, rows, 3, 1, 1, 1};
+  p.axes[1] = {columns, columns, 3, 1, 1, 1};
+  return p;
+}
+
+struct Filtered {
+  Stored x, w;
+  ConvolutionProblem problem;
+
+  explicit Filtered(const ConvolutionProblem& p)
+      : x(p.batch, p.channels, p.axes[0].input, p.axes[1].input, DType::float32, DType::float32, 0),
+        w(p.outputs, p.channels, 3, 3, DType::float32, DType::float32, 0),
+        problem(p) {
+    problem.x = x.view;
+    problem.w = w.view;
+  }
+
+  std::vector<float> byTiles(Pool* pool) const {
+    const int64_t pixels = problem.axes[0].output * problem.axes[1].output;
+    std::vector<float> result(static_cast<size_t>(problem.batch * problem.outputs * pixels));
+    convolveTiles(pool, problem, {nullptr, nullptr, result.data(), problem.outputs * pixels, pixels}, false);
+    return result;
+  }
+};
+
+/// Sums that round. With Σ|w| over an output's channels and taps, and d the largest element: |Bᵀ d B| <= 4 d, Σ|A| |G w Gᵀ| |A| <= 4 Σ|w|,
+/// and each product passes through at most channels + 12 roundings, of the transforms and of sums.
+void checkRounding(Pool* pool) {
+  const int64_t channels = 24, outputs = 7, size = 13;
+  Filtered f(plainProblem(2, channels, outputs, size, size));
+  for (Stored* operand : {&f.x, &f.w}) {
+    float* data = reinterpret_cast<float*>(operand->bytes.data());
+    for (size_t i = 0; i < operand->values.size(); ++i)
+      operand->values[i] = data[i] = (static_cast<float>(below(1 << 20)) - 0.5e6f) / 0.5e6f;
+  }
+  const std::vector<float> got = f.byTiles(pool);
+  std::vector<double> expected(got.size(), 0.0);
+  addAll(f.problem, 0, f.x, f.w, f.x, &expected);
+  for (size_t i = 0; i < got.size(); ++i) {
+    const size_t output = i / static_cast<size_t>(size * size) % outputs;
+    double weights = 0, largest = 1.1;
+    for (size_t j = 0; j < channels * 9; ++j) weights += std::fabs(f.w.values[output * channels * 9 + j]);
+    const double bound = 16 * weights * largest * (channels + 12) * std::ldexp(1.0, -24);
+    if (std::fabs(got[i] - expected[i]) <= bound) continue;
+    std::printf("rounding: [%zu] is %.9g instead of %.9g, more than %g apart\n", i, got[i], expected[i], bound);
+    ++failures;
+    return;
+  }
+}
+
+/// An infinity becomes finite nowhere, and touches only the tiles that it is in.
+void checkInfinity(Pool* pool) {
+  const int64_t size = 11;
+  Filtered f(plainProblem(1, 9, 8, size, size));
+  const std::vector<float> finite = f.byTiles(pool);
+  for (int64_t y = 0; y < size; ++y) {
+    for (int64_t x = 0; x < size; ++x) {
+      float& pixel = reinterpret_cast<float*>(f.x.bytes.data())[(4 * size + y) * size + x];
+      const float kept = pixel;
+      pixel = INFINITY;
+      const std::vector<float> got = f.byTiles(pool);
+      pixel = kept;
+      for (size_t i = 0; i < got.size(); ++i) {
+        const int64_t row = static_cast<int64_t>(i) / size % size, column = static_cast<int64_t>(i) % size;
+        const bool sees = std::abs(row - y) <= 1 && std::abs(column - x) <= 1;
+        const auto inTile = [](int64_t output, int64_t at) { return at >= output / 2 * 2 - 1 && at <= output / 2 * 2 + 2; };
+        if (sees ? !std::isfinite(got[i]) : (inTile(row, y) && inTile(column, x)) || got[i] == finite[i]) continue;
+        std::printf("an infinity at (%ld, %ld): output %ld, %ld is %g\n", (long)y, (long)x, (long)row, (long)column, got[i]);
+        ++failures;
+        return;
+      }
+    }
   }
 }
 
@@ -187,6 +307,29 @@ int main(int argc, char** argv) {
     for (const DType(&kind)[2] : kinds)
       if (cases++ % share == 0) check(p, kind[0], kind[1], 0, one, three);
   }
+  for (int64_t width : widths) {
+    for (int repeat = 0; repeat < 8; ++repeat) {
+      ConvolutionProblem p = {};
+      p.batch = 1 + below(width < 6 ? 40 : 3);
+      p.groups = 1 + (repeat < 2 ? below(3) : 0);
+      p.channels = 1 + below(repeat == 2 ? 40 : 9);
+      p.outputs = 1 + below(repeat == 3 ? 40 : 9);
+      p.axes[0] = tiledAxisOf(1 + below(width < 17 ? 20 : 5));
+      p.axes[1] = tiledAxisOf(width);
+      const int64_t gap = below(3) == 0 ? 3 : 0;
+      const DType(&kind)[2] = kinds[(repeat + width) % 4];
+      if (cases++ % share == 0) check(p, kind[0], kind[1], gap, one, three);
+    }
+  }
+  // Bands of rows and of columns of tiles, channels beyond what is staged at once, pictures in several units.
+  const int64_t tiled[][5] = {{1, 18, 3, 60, 40}, {1, 3, 2, 3, 2300}, {2, 90, 17, 10, 6}, {37, 6, 7, 8, 8}};
+  for (const int64_t(&size)[5] : tiled) {
+    const ConvolutionProblem p = plainProblem(size[0], size[1], size[2], size[3], size[4]);
+    for (const DType(&kind)[2] : kinds)
+      if (cases++ % share == 0) check(p, kind[0], kind[1], 0, one, three);
+  }
+  checkRounding(one);
+  checkInfinity(one);
   destroyPool(one);
   destroyPool(three);
   if (failures > 0) std::printf("%d failures\n", failures);

@@ -7,6 +7,7 @@
 
 #include "convolution_ahead.h"
 #include "convolution_pack.h"
+#include "winograd.h"
 
 namespace binade {
 namespace BINADE_ISA {
@@ -318,7 +319,9 @@ void unitTask(void* context, int64_t task, int worker) {
             index + 1 < work.units ? findAhead(work, unitAt(work, index + 1)) : Ahead{});
 }
 
-void slide(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
+}  // namespace
+
+void convolveDirectly(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
   if (problem.batch == 0) return;
   Work work = {};
   work.pool = pool;
@@ -335,14 +338,16 @@ void slide(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink,
   parallelFor(pool, partsOf(work.units, work.unitsPerTask), unitTask, &work);
 }
 
-}  // namespace
+static void convolve(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
+  (takesTiles(problem, gradient) ? convolveTiles : convolveDirectly)(pool, problem, sink, gradient);
+}
 
 void convolutionForward(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
-  slide(pool, problem, sink, false);
+  convolve(pool, problem, sink, false);
 }
 
 void convolutionInputGradient(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
-  slide(pool, problem, sink, true);
+  convolve(pool, problem, sink, true);
 }
 
 }  // namespace BINADE_ISA

@@ -10,6 +10,10 @@ namespace BINADE_ISA {
 // a result depend on shapes, formats and the instruction set, never on the number of workers. All use scratch slots 0 and 1
 // of every worker and slot 4 of worker 0; a sink may use slots 2, 3, 5 to 7.
 
+/// The two ways to compute a convolution, or (gradient) its input gradient. Tiles take 3×3 kernels of stride 1, float32 products.
+void convolveDirectly(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient);
+void convolveTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient);
+
 /// out (batch, groups · outputs, output) from problem.x and problem.w.
 void convolutionForward(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink);
 

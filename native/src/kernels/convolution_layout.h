@@ -11,10 +11,15 @@
 namespace binade {
 namespace BINADE_ISA {
 
+constexpr int64_t wantedUnits = 16;    // enough for eight workers that finish at different times
+constexpr int64_t packWork = 1 << 12;  // weights under which panels share a task
+
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t partsOf(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t multipleOf(int64_t a, int64_t b) { return partsOf(a, b) * b; }
+/// The size of the fewest parts of at most `limit` that `count` has, if all are alike.
+static inline int64_t evenly(int64_t count, int64_t limit) { return partsOf(count, partsOf(count, limit)); }
 /// ⌈a / b⌉ for a of either sign.
 static inline int64_t ceilQuotient(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 static inline int64_t byteLengthOfElement(DType dtype) { return dtype == DType::float32 ? 4 : 2; }

@@ -8,6 +8,8 @@
 namespace binade {
 namespace BINADE_ISA {
 
+constexpr int64_t groupLanes = 2 * vectorLanes;  // columns of one call of a sliding kernel
+
 /// c (rows, 2 vectors), row stride `stride` floats, = or += A (depth, slideRows) · the columns at `places`: 2 · pieces byte
 /// offsets from b. Depths are added in ascending order.
 template <bool pairs, int pieces, int rows>

@@ -7,20 +7,11 @@ namespace BINADE_ISA {
 
 namespace {
 
-constexpr int64_t packWork = 1 << 12;  // weights under which panels share a task
-
 struct PackJob {
   const Plan* plan;
   const ConvolutionProblem* problem;
   int64_t panelsPerTask;
 };
-
-template <DType storage>
-float wideElement(const char* data, int64_t index) {
-  if constexpr (storage == DType::float32) return reinterpret_cast<const float*>(data)[index];
-  const uint16_t bits = reinterpret_cast<const uint16_t*>(data)[index];
-  return storage == DType::bfloat16 ? bfloat16ToFloat(bits) : float16ToFloat(bits);
-}
 
 float roundedTo(DType format, float value) {
   if (format == DType::bfloat16) return bfloat16ToFloat(floatToBfloat16(value));

@@ -9,8 +9,6 @@ namespace BINADE_ISA {
 
 namespace {
 
-constexpr int64_t groupLanes = 2 * vectorLanes;      // columns of one kernel call
-constexpr int64_t wantedUnits = 16;                // enough for eight workers that finish at different times
 constexpr int64_t unitPixels = 1024;               // outputs of a unit, about
 constexpr int64_t chunkDepth = 320;                // words of weights per row and chunk: a strip of them stays in L1
 constexpr int64_t chunkByteLength = 192 << 10;     // of staged pictures, which stay in L2
@@ -34,8 +32,6 @@ struct Plan {
   float* packed;                     // (groups, phase by phase: (strips, words, taps, slideRows))
   int64_t packedLength;              // of one group
 };
-
-int64_t evenly(int64_t count, int64_t limit) { return partsOf(count, partsOf(count, limit)); }
 
 template <bool pairs>
 SlideKernel kernelWith(int pieces, int64_t rows) {

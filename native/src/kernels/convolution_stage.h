@@ -9,6 +9,13 @@ namespace BINADE_ISA {
 
 enum class StagedAs { floats, bfloat16, channelPairs };
 
+template <DType storage>
+static inline float wideElement(const char* data, int64_t index) {
+  if constexpr (storage == DType::float32) return reinterpret_cast<const float*>(data)[index];
+  const uint16_t bits = reinterpret_cast<const uint16_t*>(data)[index];
+  return storage == DType::bfloat16 ? bfloat16ToFloat(bits) : float16ToFloat(bits);
+}
+
 /// Positions [begin, end) of one column phase lie in the picture, from source column `column` on; the others are zeros.
 struct PhaseSpan {
   int64_t begin, end, column;

@@ -50,8 +50,6 @@ struct Work {
   Plan plan;
 };
 
-int64_t evenly(int64_t count, int64_t limit) { return partsOf(count, partsOf(count, limit)); }
-
 /// First row of strip `index` of a group: heights differ by at most one.
 int64_t stripStart(const Work& work, int64_t index) { return index * work.problem->outputs / work.plan.strips; }
 
