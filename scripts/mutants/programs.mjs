@@ -107,6 +107,22 @@ export const mutants = [
     native: true,
   },
   {
+    name: "the last products of a tile's second line added",
+    file: "native/src/kernels/winograd.cc",
+    find: "even[1] = (left[1] - left[2]) - left[3];",
+    replace: "even[1] = (left[1] - left[2]) + left[3];",
+    test: "test/native/convolution.test.ts",
+    expected: "convolution_test.cc finds no fault in the sources",
+  },
+  {
+    name: "a tile's second line stored past the picture",
+    file: "native/src/kernels/winograd.cc",
+    find: "lines = least(tileOutputs, unit.height - line);",
+    replace: "lines = tileOutputs;",
+    test: "test/native/convolution.test.ts",
+    expected: "convolution_test.cc finds no fault in the sources",
+  },
+  {
     name: "step 3 and later replays stale inputs",
     file: "src/tensor/compile.ts",
     find: "return recordingFor(args).run(leaves, done);",

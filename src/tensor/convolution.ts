@@ -261,6 +261,9 @@ export function conv1d(x: Tensor, weight: Tensor, bias?: Tensor, options: Convol
 /**
  * Cross-correlation over height and width, otherwise as `conv1d`.
  *
+ * The cpu device computes 3×3 kernels of stride 1 in tiles of 2 × 2 outputs (Winograd's filtering; docs/numerics.md): an infinity in x may
+ * make outputs of a tile NaN that do not see it. It never becomes finite.
+ *
  * @param x (batch, in, height, width) @param weight (out, in / groups, height, width) @param bias (out)
  * @returns (batch, out, …): ⌊(extent + 2 · padding − dilation · (kernel − 1) − 1) / stride⌋ + 1 along each axis.
  * @throws BinadeError as `conv1d`.

@@ -3,15 +3,13 @@
  * machine's with the objects of the last build, AVX-512 through an emulation of its intrinsics, arm64 through qemu.
  */
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { afterAll, describe, it } from "vitest";
+import { describe, it } from "vitest";
 import { findCompiler, X64_ISAS } from "../../src/backends/cpu/build.ts";
 import { loadAddon } from "../../src/backends/cpu/loader.ts";
+import { compile, root, sourcesOf, testOf } from "./compiled.ts";
 
-const root = fileURLToPath(new URL("../../", import.meta.url));
 const objects = join(root, `build/native/${process.platform}-${process.arch}`);
 const compiler = findCompiler();
 const isas = loadAddon().addon?.supportedIsas() ?? [];
@@ -21,38 +19,11 @@ const PROGRAMS = [
   ["convert", []],
   ["gemm", ["gemm"]],
   ["attention", ["attention", "attention_backward"]],
-  ["convolution", ["convolution", "convolution_weight"]],
+  ["convolution", ["convolution", "convolution_weight", "winograd"]],
   ["channel", ["channel", "vm", "vm_memory", "vm_ops", "vm_random"]],
   ["magnitudes", ["magnitudes", "vm", "vm_memory", "vm_ops", "vm_random"]],
 ] as const;
 const SLOW_MS = 300_000;
-
-const folder = mkdtempSync(join(tmpdir(), "binade-kernels-"));
-afterAll(() => rmSync(folder, { recursive: true }));
-
-const FLAGS = [
-  "-std=c++17",
-  "-ffp-contract=off",
-  "-fno-math-errno",
-  "-fno-trapping-math",
-  "-w",
-  "-Wno-psabi",
-  "-pthread",
-];
-const INCLUDES = ["native/src", "native/include", "native/src/kernels"].map((path) => `-I${join(root, path)}`);
-const testOf = (name: string): string => join(root, `native/test/${name}_test.cc`);
-const sourcesOf = (kernels: readonly string[]): string[] => [
-  ...kernels.map((kernel) => join(root, `native/src/kernels/${kernel}.cc`)),
-  join(root, "native/src/pool.cc"),
-];
-
-/** Compiles and links a test; returns the program's path. */
-function compile(command: readonly string[], name: string, args: readonly string[]): string {
-  const program = join(folder, name);
-  const [executable = "c++", ...first] = command;
-  execFileSync(executable, [...first, ...FLAGS, ...INCLUDES, ...args, "-o", program]);
-  return program;
-}
 
 describe.each(isas)("kernels on %s", (isa) => {
   for (const [name, kernels] of PROGRAMS) {

@@ -175,18 +175,44 @@ static inline void widenRows(const RowCopy& c, const char* source, char* target)
   widenRows<storage, 0>(c, count, source, target);
 }
 
-/// Both column phases of a stride of 2: `count` pairs of neighbouring elements from `source` on, apart.
-static inline void splitRow(const float* source, int64_t count, float* first, float* second) {
-  int64_t i = 0;
-  for (; i + vectorLanes <= count; i += vectorLanes) {
+/// The elements of a row that both column phases of a stride of 2 take, in turns: where each phase begins and ends in a staged row, in
+/// floats, and which of them takes the first.
+struct RowSplit {
+  int64_t column, elements;  // of the source
+  int64_t begin[2], end[2];
+  int first;
+};
+
+/// Whether the phases are such, with no more zeros around them than a vector holds.
+static inline bool splitsRows(const PhaseSpan* spans, int64_t pitch, RowSplit* split) {
+  const int first = spans[1].column < spans[0].column;
+  const PhaseSpan &from = spans[first], &then = spans[1 - first];
+  const int64_t counts[2] = {from.end - from.begin, then.end - then.begin};
+  *split = {from.column, counts[0] + counts[1], {spans[0].begin, pitch + spans[1].begin}, {spans[0].end, pitch + spans[1].end}, first};
+  if (counts[1] == 0 || then.column != from.column + 1 || counts[0] - counts[1] > 1 || counts[0] < counts[1]) return false;
+  for (int phase = 0; phase < 2; ++phase)
+    if (spans[phase].begin > vectorLanes || pitch - spans[phase].end > vectorLanes) return false;
+  return true;
+}
+
+/// As much of a vector as `count` elements fill, and zeros.
+static inline Vector readUpTo(const float* source, int64_t count) {
+  return count >= vectorLanes ? loadVector(source) : count > 0 ? readSome(source, 4 * count) : zeroVector();
+}
+
+/// Writes both phases of one row from source[0] = element `column` on. Each vector may reach past its phase, with zeros, into what is
+/// written after it: hence the backward walk, and the phase in front before the other. Up to a vector behind the row is written.
+static inline void splitRow(const RowSplit& split, int64_t pitch, const float* source, float* target) {
+  storeVector(target, zeroVector());
+  storeVector(target + split.end[0], zeroVector());
+  storeVector(target + pitch, zeroVector());
+  storeVector(target + split.end[1], zeroVector());
+  for (int64_t i = multipleOf(split.elements, 2 * vectorLanes) - 2 * vectorLanes; i >= 0; i -= 2 * vectorLanes) {
     Vector even, odd;
-    splitLanes(loadVector(source + 2 * i), loadVector(source + 2 * i + vectorLanes), &even, &odd);
-    storeVector(first + i, even);
-    storeVector(second + i, odd);
-  }
-  for (; i < count; ++i) {
-    first[i] = source[2 * i];
-    second[i] = source[2 * i + 1];
+    splitLanes(readUpTo(source + i, split.elements - i), readUpTo(source + i + vectorLanes, split.elements - i - vectorLanes),
+               &even, &odd);
+    storeVector(target + split.begin[0] + i / 2, split.first == 0 ? even : odd);
+    storeVector(target + split.begin[1] + i / 2, split.first == 0 ? odd : even);
   }
 }
 
@@ -226,28 +252,19 @@ static inline void stageRows(const ImageView view, const StageLayout layout, con
       clearAhead(target + span.end * size, (pitch - span.end) * size);
     }
   } else {
-    const PhaseSpan next = spans[phases > 1 ? 1 : 0];
-    const bool splits = as == StagedAs::floats && phases == 2 && stride == 2 &&
-                        span.end - span.begin == next.end - next.begin &&
-                        (span.column - next.column == 1 || next.column - span.column == 1);
+    RowSplit split;
+    const bool splits = as == StagedAs::floats && phases == 2 && stride == 2 && splitsRows(spans, pitch, &split);
     Element* spares[2] = {reinterpret_cast<Element*>(spare), reinterpret_cast<Element*>(spare) + width};
     for (; target < last; source += rowStep * sourceStep, target += rowByteLength) {
-      const Element* low = rowElements(view, source, width, spares[0]);
-      const Element* high = paired ? rowElements(view, source + other, width, spares[1]) : nullptr;
       if constexpr (as == StagedAs::floats) {
         if (splits) {
-          float* first = reinterpret_cast<float*>(target) + span.begin;
-          float* second = reinterpret_cast<float*>(target) + pitch + next.begin;
-          clearAhead(target, span.begin * size);
-          clearAhead(target + pitch * size, next.begin * size);
-          const bool ordered = span.column < next.column;
-          splitRow(low + (ordered ? span.column : next.column), span.end - span.begin, ordered ? first : second,
-                   ordered ? second : first);
-          for (int64_t i = span.end; i < pitch; ++i) reinterpret_cast<float*>(target)[i] = 0.0f;
-          clearAhead(target + (pitch + next.end) * size, (pitch - next.end) * size);
+          const float* row = rowElements(view, source + split.column * element, split.elements, spares[0]);
+          splitRow(split, pitch, row, reinterpret_cast<float*>(target));
           continue;
         }
       }
+      const Element* low = rowElements(view, source, width, spares[0]);
+      const Element* high = paired ? rowElements(view, source + other, width, spares[1]) : nullptr;
       for (int64_t phase = 0; phase < phases; ++phase)
         stagePhase<as>(spans[phase], stride, pitch, low, high, target + phase * pitch * size);
     }

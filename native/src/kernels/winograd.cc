@@ -162,35 +162,49 @@ static inline void transformProducts(const float* m, Floats (&even)[tileOutputs]
   odd[1] = (right[1] - right[2]) - right[3];
 }
 
-/// Outputs of a vector of tiles of one row of products to where its pieces belong.
+/// One line of a vector of tiles' outputs to where its pieces belong.
 template <int pieces>
-static inline void storeTiles(const float* m, const TilePiece* list, int64_t lineStride, float* row) {
+static inline void storeLine(Vector low, Vector high, const TilePiece* list, int line, float* row) {
   constexpr int64_t perPiece = tileOutputs * vectorLanes / pieces;
+  alignas(64) float outputs[tileOutputs * vectorLanes];
+  storeVector(outputs, low);
+  storeVector(outputs + vectorLanes, high);
+#pragma GCC unroll 4
+  for (int j = 0; j < pieces; ++j) {
+    float* to = row + list[j].at;
+    if (line >= list[j].lines) continue;
+    if (list[j].columns == perPiece) __builtin_memcpy(to, outputs + j * perPiece, 4 * perPiece);
+    else
+      for (int64_t lane = 0; lane < list[j].columns; ++lane) to[lane] = outputs[j * perPiece + lane];
+  }
+}
+
+/// Outputs of a vector of tiles of one row of products.
+template <int pieces>
+static inline void storeTiles(const float* m, const TilePiece* list, bool full, int64_t lineStride, float* row) {
   Floats even[tileOutputs], odd[tileOutputs];
   transformProducts(m, even, odd);
 #pragma GCC unroll 2
-  for (int line = 0; line < tileOutputs; ++line) {
-    alignas(64) float outputs[tileOutputs * vectorLanes];
+  for (int line = 0; line < tileOutputs; ++line, row += lineStride) {
     Vector low, high;
     joinLanes((Vector)even[line], (Vector)odd[line], &low, &high);
-    storeVector(outputs, low);
-    storeVector(outputs + vectorLanes, high);
-#pragma GCC unroll 4
-    for (int j = 0; j < pieces; ++j) {
-      if (line >= list[j].lines) continue;
-      float* to = row + list[j].at + line * lineStride;
-      if (list[j].columns == perPiece) __builtin_memcpy(to, outputs + j * perPiece, 4 * perPiece);
-      else
-        for (int64_t lane = 0; lane < list[j].columns; ++lane) to[lane] = outputs[j * perPiece + lane];
+    if (pieces <= 2 && full) {
+      storeVector(row + list[0].at, low);
+      storeVector(row + (pieces == 1 ? list[0].at + vectorLanes : list[1].at), high);
+    } else {
+      storeLine<pieces>(low, high, list, line, row);
     }
   }
 }
 
 template <int pieces>
 void storeBlock(const float* products, int64_t rows, const TilePiece* list, const TileTarget& target, float* row) {
+  bool full = true;
+  for (int j = 0; j < 2 * pieces; ++j)
+    full = full && list[j].lines == tileOutputs && list[j].columns == tileOutputs * vectorLanes / pieces;
   for (int64_t i = 0; i < rows; ++i, products += tilePositions * groupLanes, row += target.rowStride) {
-    storeTiles<pieces>(products, list, target.lineStride, row);
-    storeTiles<pieces>(products + vectorLanes, list + pieces, target.lineStride, row);
+    storeTiles<pieces>(products, list, full, target.lineStride, row);
+    storeTiles<pieces>(products + vectorLanes, list + pieces, full, target.lineStride, row);
   }
 }
 
@@ -198,17 +212,20 @@ void storeBlock(const float* products, int64_t rows, const TilePiece* list, cons
 
 /// Sums of products of one block of tiles with strips [first, end), and their outputs.
 void multiplyBlock(const TileWork& work, const TileRooms& rooms, int64_t group, int64_t block, int64_t first, int64_t end,
-                   const TileTarget& target) {
+                   const TileTarget& target, Ahead* ahead) {
   const TilePlan& plan = work.plan;
   const int64_t places[2] = {0, vectorByteLength}, start = plan.stripStarts[first];
   const float* pictures = rooms.pictures + block * tilePositions * plan.pictureStride;
   const float* weights = plan.packed + group * plan.strips * tilePositions * plan.panelStride;
   for (int64_t position = 0; position < tilePositions; ++position) {
     const char* v = reinterpret_cast<const char*>(pictures + position * plan.pictureStride);
+    ahead->fetch();
     for (int64_t strip = first; strip < end; ++strip) {
       float* to = rooms.products + ((plan.stripStarts[strip] - start) * tilePositions + position) * groupLanes;
-      plan.kernels[strip](plan.channels, weights + (strip * tilePositions + position) * plan.panelStride, v, plan.channelShifts,
-                          places, to, tilePositions * groupLanes, false);
+      const float* panel = weights + (strip * tilePositions + position) * plan.panelStride;
+      for (int64_t channel = 0; channel < plan.channels; channel += plan.depth)
+        plan.kernels[strip](least(plan.depth, plan.channels - channel), panel + channel * slideRows, v,
+                            plan.channelShifts + channel, places, to, tilePositions * groupLanes, channel > 0);
     }
   }
   const TilePiece* list = rooms.pieces + block * 2 * plan.pieces;
@@ -229,7 +246,16 @@ void deliverTiles(const TileWork& work, const TileUnit& unit, const TileTarget& 
                  target.data + image * target.imageStride + run * unit.width, target.rowStride, worker);
 }
 
-void runTileUnit(const TileWork& work, const TileUnit& unit, const TileRooms& rooms, int worker) {
+/// The pictures of a unit that holds whole ones, fetched while the unit before it is computed.
+Ahead findTilesAhead(const TileWork& work, const TileUnit& next) {
+  const TilePlan& plan = work.plan;
+  if (plan.rowBands > 1 || plan.columnBands > 1) return {};
+  const int64_t calls = plan.blocks * partsOf(plan.strips, plan.blockStrips) * tilePositions;
+  return fetchAhead(*work.source, next.image, next.images, next.group * plan.channels, plan.channels, plan.y.source,
+                    plan.x.source, calls);
+}
+
+void runTileUnit(const TileWork& work, const TileUnit& unit, const TileRooms& rooms, int worker, Ahead ahead) {
   const TilePlan& plan = work.plan;
   const TileTarget target = tileTargetOf(work, unit, rooms);
   const int64_t blocks = listTiles(plan, unit, target, rooms);
@@ -244,13 +270,15 @@ void runTileUnit(const TileWork& work, const TileUnit& unit, const TileRooms& ro
   }
   for (int64_t strip = 0; strip < plan.strips; strip += plan.blockStrips)
     for (int64_t block = 0; block < blocks; ++block)
-      multiplyBlock(work, rooms, unit.group, block, strip, least(strip + plan.blockStrips, plan.strips), target);
+      multiplyBlock(work, rooms, unit.group, block, strip, least(strip + plan.blockStrips, plan.strips), target, &ahead);
   deliverTiles(work, unit, target, worker);
 }
 
 void tileTask(void* context, int64_t task, int worker) {
   const TileWork& work = *static_cast<const TileWork*>(context);
-  runTileUnit(work, tileUnitAt(work, task), makeTileRooms(work, worker), worker);
+  // The next unit is most often this worker's, too.
+  const Ahead ahead = task + 1 < work.units ? findTilesAhead(work, tileUnitAt(work, task + 1)) : Ahead{};
+  runTileUnit(work, tileUnitAt(work, task), makeTileRooms(work, worker), worker, ahead);
 }
 
 }  // namespace

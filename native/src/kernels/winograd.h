@@ -19,7 +19,7 @@ namespace binade {
 namespace BINADE_ISA {
 
 constexpr int tileReads = 4, tileOutputs = 2;            // along an axis
-constexpr int64_t leastTileChannels = 8;                 // of a group, on either side
+constexpr int64_t leastTileWork = 6;                     // products per transform, in units of 20 a tile, that pay for it
 constexpr int tilePositions = tileReads * tileReads;     // 4 i + j: row i and column j of a transformed tile
 
 /// Whether tiles can compute a convolution at all.
@@ -29,10 +29,11 @@ static inline bool fitsTiles(const ConvolutionProblem& problem) {
   return true;
 }
 
-/// Whether tiles pay for their transforms. Dot products of bfloat16 pairs have twice the rate: a direct convolution stays faster.
+/// Whether tiles pay for their transforms: products that they save, 20 per tile, channel and output, against transforms of a tile, one
+/// per channel and one per output. Dot products of bfloat16 pairs have twice the rate: there a direct convolution stays faster.
 static inline bool takesTiles(const ConvolutionProblem& problem, bool gradient) {
   return fitsTiles(problem) && !multipliesPairs(gradient ? problem.g : problem.x, problem.w) &&
-         least(problem.channels, problem.outputs) >= leastTileChannels;
+         problem.channels * problem.outputs >= leastTileWork * (problem.channels + problem.outputs);
 }
 
 /// The tiles of one axis, as a convolution that reads `tileReads` elements per output. (The gradient meets the kernel turned round.)

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t pictureLength = 64 << 10;        // floats of a unit's transformed pictures, about: half of L2
 constexpr int64_t productsLength = 4 << 10;        // floats of products between two transforms, about: half of L1
+constexpr int64_t sumDepth = 64;                   // channels summed at once: sums of sums round less
 constexpr int64_t stagedByteLength = 16 << 10;     // of the channels that are staged at once: half of L1
 
 struct TilePlan {
@@ -22,7 +23,7 @@ struct TilePlan {
   int64_t resultRows, resultColumns;
   int64_t rows, channels;            // of one group: result channels, and those that are summed
   int64_t strips, blockStrips;
-  int64_t chunkChannels;
+  int64_t depth, chunkChannels;      // channels summed, and staged, at once
   int64_t images, imageBlocks;
   int64_t bandRows, rowBands, bandColumns, columnBands;  // of tiles
   int64_t blocks;                    // of groupLanes tiles, in a unit
@@ -67,6 +68,7 @@ TilePlan planTiles(Pool* pool, const ConvolutionProblem& problem, bool gradient)
   plan.resultColumns = gradient ? problem.axes[1].input : problem.axes[1].output;
   plan.rows = gradient ? problem.channels : problem.outputs;
   plan.channels = gradient ? problem.outputs : problem.channels;
+  plan.depth = evenly(plan.channels, sumDepth);
   plan.strips = partsOf(plan.rows, slideRows);
   plan.blockStrips = most(productsLength / (tilePositions * groupLanes * slideRows), 1);
   plan.pictureStride = (plan.channels + 1) * groupLanes;  // a power of 2 would put all positions into one set of L1
