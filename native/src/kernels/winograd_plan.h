@@ -146,9 +146,10 @@ void packTileStrip(const TilePackJob& job, int64_t group, int64_t strip) {
     const int64_t at = group * job.problem->outputs * w.strides[0] + start * rowStride + channel * channelStride;
     for (int t = 0; t < 9; ++t) {
       const int64_t tap = plan.gradient ? 8 - t : t, index = at + tap / 3 * w.strides[2] + tap % 3;
-      for (int64_t i = 0; i < height; ++i) taps[t * vectorLanes + i] = wideElement<storage>(data, index + i * rowStride);
+      float* tapRows = taps + t * vectorLanes;
+      for (int64_t i = 0; i < height; ++i) tapRows[i] = wideElement<storage>(data, index + i * rowStride);
+      if (w.format != storage) roundArray(w.format, tapRows, vectorLanes);
     }
-    if (w.format != storage) roundArray(w.format, taps, 9 * vectorLanes);
     transformWeights(taps, panel, plan.panelStride);
   }
 }
