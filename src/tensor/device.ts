@@ -17,6 +17,9 @@ export interface Prepared {
 /** Allocations up to this sum are made without asking how much memory is left. */
 const UNCHECKED_BYTES = 64 * 2 ** 20;
 
+/** No device has as much for intermediates, and offsets are counted in fewer than 2^53 steps: backends take what is at most this. */
+const LARGEST_ARENA_BYTES = 2 ** 44;
+
 /** Programs kept per device; the least recently used goes first. */
 const PROGRAM_LIMIT = 64;
 
@@ -103,6 +106,12 @@ export class Device {
         leaves.map((leaf) => [leaf, createInput(leaf.shape, leaf.dtype, String(leaf.attributes.name ?? ""))]),
       );
       const program = compileProgram(substitute(request, own), this.backend.capabilities);
+      if (program.arenaByteLength > LARGEST_ARENA_BYTES) {
+        throw new BinadeError(
+          "memory.insufficient",
+          `memory: intermediates of ${program.arenaByteLength} bytes were asked for, expected at most ${LARGEST_ARENA_BYTES} on any device; use smaller tensors, such as a smaller batch`,
+        );
+      }
       prepared = {
         program,
         executable: this.backend.prepare(program),

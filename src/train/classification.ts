@@ -64,6 +64,10 @@ export function classificationTask(options: ClassificationTaskOptions): Task {
     defaults: { weightDecay: OPTIMIZER.addedDecay, clipNorm: null, finalRate: 0 },
     optimizer: (options) => OPTIMIZERS.sgd.make(model, options, OPTIMIZER),
     optimizers: choicesOf(model, CLASSIFIER_OPTIMIZERS, OPTIMIZER),
+    layout: {
+      inputs: { shape: [batch, training.channels, training.height, training.width], dtype: "uint8" },
+      targets: { shape: [batch], dtype: "int32" },
+    },
     batch: (index) => hostBatch(source.batch(index), training),
     loss: (pictures, labels) => crossEntropy(logits(pictures), labels),
     evaluation: evaluationOf(logits, heldOut, batch),

@@ -47,6 +47,10 @@ export function languageTask({ model, data, settings = {} }: LanguageTaskOptions
     defaults: { weightDecay: OPTIMIZER.decay, clipNorm: 1, finalRate: 0.1 },
     optimizer: (options) => OPTIMIZERS.adamw.make(model, options, OPTIMIZER),
     optimizers: choicesOf(model, OPTIMIZER_NAMES, OPTIMIZER),
+    layout: {
+      inputs: { shape: [batchSize, context], dtype: "int32" },
+      targets: { shape: [batchSize, context], dtype: "int32" },
+    },
     batch: (index) => hostBatch(training.batch(index), context),
     loss: (tokens, targets) => crossEntropy(model.forward(tokens), targets),
     evaluation: evaluation === undefined ? null : evaluationOf(model, evaluation, context),

@@ -11,12 +11,12 @@ export async function readFileBytes(path: string): Promise<Uint8Array> {
   });
 }
 
-/** @throws BinadeError `value.range` where pictures of `byteLength` bytes do not fit into this machine's memory. */
+/** @throws BinadeError `memory.insufficient` where pictures of `byteLength` bytes do not fit into this machine's memory. */
 export function requireMemory(path: string, byteLength: number): void {
   const available = availableMemory(0);
   if (byteLength <= available) return;
   throw new BinadeError(
-    "value.range",
+    "memory.insufficient",
     `${path}: pictures of its size take ${byteLength} bytes together, this machine has ${available} left; give a smaller size to scale them to`,
   );
 }

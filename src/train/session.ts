@@ -29,7 +29,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import type { MeteredGradient } from "./events.ts";
 import { PRECISIONS, type Precision } from "./presets.ts";
-import type { HostBatch, HostTensor, OptimizerChoice, Scores, Task, TaskOptimizer } from "./task.ts";
+import type { HostBatch, OptimizerChoice, Scores, Task, TaskOptimizer } from "./task.ts";
 
 /** What decides a run besides its task. */
 export interface Hyperparameters {
@@ -99,12 +99,6 @@ const COMPUTE: Readonly<Record<Precision, HalfDType | false>> = {
 
 /** The dtype of matrix products in a run of this precision; false for float32. */
 export const computeDType = (precision: Precision): HalfDType | false => COMPUTE[precision];
-
-/** A tensor of the shape and dtype of a batch, without its values. */
-function placeholder({ values, shape }: HostTensor): Tensor {
-  const dtype = values instanceof Float32Array ? "float32" : values instanceof Uint8Array ? "uint8" : "int32";
-  return zeros(shape, dtype);
-}
 
 /** Forms other than float32 are of parameters in the dtype of the matrix products. */
 function narrowParameters({ model }: Task, precision: Precision, masterWeights: MasterWeights): void {
@@ -232,8 +226,8 @@ export class Session {
 
   /** Bytes that a step takes, by category; nothing is allocated. */
   plan(): MemoryPlan {
-    const { inputs, targets } = this.#task.batch(0);
-    return this.#step.plan(placeholder(inputs), placeholder(targets));
+    const { inputs, targets } = this.#task.layout;
+    return this.#step.plan(zeros(inputs.shape, inputs.dtype), zeros(targets.shape, targets.dtype));
   }
 
   /**

@@ -19,6 +19,12 @@ export interface HostBatch {
   readonly targets: HostTensor;
 }
 
+/** Shape and dtype of values on the host. */
+export interface HostLayout {
+  readonly shape: Shape;
+  readonly dtype: "int32" | "uint8" | "float32";
+}
+
 /** What an optimizer must offer to be trained with, and to be in a checkpoint. */
 export interface TaskOptimizer extends Steppable {
   learningRate(): Tensor;
@@ -93,6 +99,8 @@ export interface Task {
   optimizer(options: TaskOptimizerOptions): TaskOptimizer;
   /** By name, others that it can be trained with (`train({ optimizer })`), the default among them. Default: none. */
   readonly optimizers?: Readonly<Record<string, OptimizerChoice>>;
+  /** Of every batch, so that what a step takes is known before the first one takes memory. */
+  readonly layout: { readonly inputs: HostLayout; readonly targets: HostLayout };
   batch(index: number): HostBatch;
   /** The scalar to be minimised, recorded under autocast. */
   loss(inputs: Tensor, targets: Tensor): Tensor;

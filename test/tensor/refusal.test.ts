@@ -68,6 +68,13 @@ describe("a run that the machine has no memory for", () => {
     expect(device.live.byteLength).toBe(4);
   });
 
+  it("is refused where no device could count its intermediates", async () => {
+    const x = zeros([2 ** 22, 2 ** 22]);
+    const error = await refusal(async () => compile((a: Tensor) => a.exp().matmul(a.exp()).sum()).plan(x));
+    expect(error.code).toBe("memory.insufficient");
+    expect(error.message).toMatch(/intermediates of \d+ bytes were asked for, expected at most 17592186044416 on any/);
+  });
+
   it("is refused where a single tensor is too large", async () => {
     const device = new Device(new Small(32 * MEBI));
     const error = await refusal(async () => tensor(new Uint8Array(100 * MEBI), { device }));

@@ -1,6 +1,6 @@
 /** `binade train`: trains a model of the table on text or pictures. */
-import { existsSync, mkdirSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdirSync, rmdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { Command } from "commander";
 import { BinadeError } from "../../errors.ts";
 import { defaultDevice, onNotice, useDevice } from "../../tensor/devices.ts";
@@ -167,7 +167,12 @@ async function runTrain(flags: TrainFlags, isPlain: boolean, context: CommandCon
     renderer.note(finale.note);
     return finale.write(signal);
   };
-  await show(withWarnings(train(options), notices), renderer, join(out, "events.jsonl"), write);
+  await show(withWarnings(train(options), notices), renderer, join(out, "events.jsonl"), write).catch(
+    (error: unknown) => {
+      if (flags.out === undefined) giveBack(out);
+      throw error;
+    },
+  );
   const failure = outputFailure(signal);
   if (failure !== null) throw failure;
   if (signal.aborted) context.status = INTERRUPTED;
@@ -232,6 +237,17 @@ function claimFolder(model: string): string {
       return folder;
     } catch (error) {
       if (systemCode(error) !== "EEXIST" || !existsSync(folder)) throw fileWriteError(folder, error);
+    }
+  }
+}
+
+/** Removes a folder that was claimed and that nothing was written to: a run that was refused leaves none. */
+function giveBack(folder: string): void {
+  for (const path of [folder, dirname(folder)]) {
+    try {
+      rmdirSync(path);
+    } catch {
+      return;
     }
   }
 }

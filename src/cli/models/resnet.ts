@@ -1,13 +1,11 @@
 /** `--model resnet`: a residual network on labelled pictures. */
-import { availableMemory } from "../../backends/memory.ts";
-import { generatedShapes, type Pictures } from "../../data/index.ts";
+import { generatedShapes } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
 import { fp8 } from "../../nn/fp8.ts";
 import { ResNet } from "../../nn/resnet.ts";
 import { CLASSIFIER_OPTIMIZERS, classificationTask } from "../../train/classification.ts";
 import { digestOf, type LoadedPictures, readPictures } from "../../train/pictures.ts";
 import { RESNET_PRESETS } from "../../train/presets.ts";
-import { formatBytes } from "../format.ts";
 import { integer, oneOf } from "../options.ts";
 import {
   COMMON_DEFAULTS,
@@ -92,7 +90,6 @@ function generated(): LoadedPictures {
 async function prepare({ settings, paths }: RunRequest<ResNetSettings>): Promise<PreparedRun> {
   const { batch, seed, depth, augment, size, fp8: scaling } = settings;
   const data = paths === null ? generated() : await readPictures(paths, { size: size === 0 ? null : size });
-  requireMemory(settings, data.training);
   const { classes, channels, height, width } = data.training;
   const { isCropped, isFlipped } = AUGMENTATIONS[augment === "auto" ? (data.mayFlip ? "crop+flip" : "crop") : augment];
   const model = new ResNet({ depth, classes: classes.length, channels, seed });
@@ -111,22 +108,4 @@ async function prepare({ settings, paths }: RunRequest<ResNetSettings>): Promise
     skipped: data.skipped,
     finale: null,
   };
-}
-
-/** Each convolution keeps what it read, what it gave and the normalised value for backward. */
-const VALUES_KEPT_PER_LAYER = 3;
-/** Mean of a stage's values against the first: 1, ½ and ¼ of 16 channels. */
-const STAGE_SHARE = (1 + 1 / 2 + 1 / 4) / 3;
-
-/** Refused before anything is allocated, by what the step will keep of its activations at least. */
-function requireMemory({ batch, depth, precision }: ResNetSettings, { height, width }: Pictures): void {
-  const valueBytes = precision === "fp32" ? 4 : 2;
-  const perPicture = (depth - 1) * 16 * height * width * STAGE_SHARE * VALUES_KEPT_PER_LAYER * valueBytes;
-  const byteLength = batch * perPicture;
-  const available = availableMemory(0);
-  if (byteLength <= available) return;
-  throw new BinadeError(
-    "value.range",
-    `--batch: a step on ${batch} pictures of ${height} × ${width} takes ${formatBytes(byteLength)}, this machine has ${formatBytes(available)} left; choose a smaller --batch, --depth or --size`,
-  );
 }
