@@ -60,6 +60,15 @@ export function usesColor(stream: OutputStream, environment: Readonly<Record<str
   return stream.isTTY === true && !environment.NO_COLOR && environment.TERM !== "dumb";
 }
 
+/** Why a step was skipped, in the words of a plain line. */
+const SKIPPED_FOR: Readonly<Record<SkippedEvent["reason"], string>> = {
+  forwardOverflow: "loss not finite",
+  gradientOverflow: "gradients not finite",
+  underflow: "gradients all 0",
+  scaleOutOfRange: "loss scale beyond use",
+  normAboveLimit: "norm above its limit",
+};
+
 /**
  * Shows a run to a person. On a terminal: one line that never exceeds its width, redrawn at most ten times a second and
  * once at the end, with evaluations, checkpoints and warnings above it. Elsewhere: plain lines at the first step, then
@@ -71,15 +80,6 @@ export function usesColor(stream: OutputStream, environment: Readonly<Record<str
  * const renderer = new ProgressRenderer(process.stdout, () => performance.now(), { color });
  * try { for await (const event of run) renderer.render(event); } finally { renderer.close(); }
  */
-/** Why a step was skipped, in the words of a plain line. */
-const SKIPPED_FOR: Readonly<Record<SkippedEvent["reason"], string>> = {
-  forwardOverflow: "loss not finite",
-  gradientOverflow: "gradients not finite",
-  underflow: "gradients all 0",
-  scaleOutOfRange: "loss scale beyond use",
-  normAboveLimit: "norm above its limit",
-};
-
 export class ProgressRenderer implements Renderer {
   readonly #stream: OutputStream;
   readonly #clock: () => number;

@@ -1,5 +1,6 @@
 /** Labelled pictures in memory: what a set is, how one is checked, split, and normalised. Reads no files. */
 import { BinadeError } from "../errors.ts";
+import { requireInteger } from "../precision/options.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { permutedIndex } from "./permutation.ts";
@@ -71,19 +72,30 @@ export interface SplitPicturesOptions {
  * Holds out a share of every class, at least one picture of each that has two. Both parts are copies, in the order of the
  * whole.
  *
- * @throws BinadeError `value.range` for a share outside (0, 1); `data.short` where nothing would be left to hold out or to
- * train on.
+ * @throws BinadeError `value.range` for a share outside (0, 1) or a bad seed; `data.short` where nothing would be left to hold
+ * out or to train on; as `requirePictures` for pictures that are no set.
  * @example
  * const { training, heldOut } = splitPictures(pictures, { heldOut: 0.2 });
  */
 export function splitPictures(
   pictures: Pictures,
-  { heldOut = 0.1, seed = 0 }: SplitPicturesOptions = {},
+  options: SplitPicturesOptions = {},
 ): { readonly training: Pictures; readonly heldOut: Pictures } {
+  return splitNamed("splitPictures", pictures, options);
+}
+
+/** `splitPictures`, with the subject of its errors: where the pictures came from. */
+export function splitNamed(
+  subject: string,
+  pictures: Pictures,
+  { heldOut = 0.1, seed = 0 }: SplitPicturesOptions,
+): { readonly training: Pictures; readonly heldOut: Pictures } {
+  requireInteger(`${subject}: seed`, seed, 0, Number.MAX_SAFE_INTEGER);
+  requirePictures(subject, pictures);
   if (!(heldOut > 0 && heldOut < 1)) {
     throw new BinadeError(
       "value.range",
-      `splitPictures: heldOut: expected a share above 0 and below 1, got ${heldOut}; 0.1 holds out a tenth`,
+      `${subject}: heldOut: expected a share above 0 and below 1, got ${heldOut}; 0.1 holds out a tenth`,
     );
   }
   const members = pictures.classes.map((): number[] => []);
@@ -109,7 +121,7 @@ export function splitPictures(
   if (parts.heldOut.labels.length > 0) return parts;
   throw new BinadeError(
     "data.short",
-    `splitPictures: expected two pictures of a class, one to train on and one to hold out, got ${pictures.labels.length} of ${pictures.classes.length} classes; add more`,
+    `${subject}: expected two pictures of a class, one to train on and one to hold out, got ${pictures.labels.length} of ${pictures.classes.length} classes; add more`,
   );
 }
 

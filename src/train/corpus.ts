@@ -21,6 +21,7 @@ export type SkippedFile = {
     | "not a file"
     | "named twice"
     | "not in a class folder"
+    | "beside the files of a set"
     | "not PNG or JPEG";
 };
 

@@ -18,16 +18,12 @@ const FILES: Readonly<Record<CifarName, Files>> = {
   "CIFAR-10": { training: /^data_batch_\d+\.bin$/, heldOut: "test_batch.bin", names: "batches.meta.txt" },
   "CIFAR-100": { training: /^train\.bin$/, heldOut: "test.bin", names: "fine_label_names.txt" },
 };
-const NAMES = Object.keys(FILES) as readonly CifarName[];
 
-const find = ({ files }: Listing): CifarName | undefined =>
-  NAMES.find((name) => files.some((file) => FILES[name].training.test(file)));
-
-export const readCifar = {
-  name: "CIFAR",
-  matches: (listing: Listing): boolean => find(listing) !== undefined,
+/** A format for each of the two sets. */
+export const readCifar = (Object.keys(FILES) as readonly CifarName[]).map((name) => ({
+  name,
+  matches: ({ files }: Listing): boolean => files.some((file) => FILES[name].training.test(file)),
   async read(listing: Listing): Promise<ReadPictures> {
-    const name = find(listing) ?? "CIFAR-10";
     const { training, heldOut, names } = FILES[name];
     const classes = await readNames(join(listing.folder, names), name);
     const read = async (files: readonly string[]): Promise<Pictures> => {
@@ -51,7 +47,7 @@ export const readCifar = {
       mayFlip: true,
     };
   },
-};
+}));
 
 /** The names that lie beside the pictures; numbers where there are none. */
 async function readNames(path: string, name: CifarName): Promise<readonly string[]> {

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { type PictureSet, type Pictures, splitPictures } from "../data/pictures.ts";
+import { type PictureSet, type Pictures, splitNamed } from "../data/pictures.ts";
 import { BinadeError } from "../errors.ts";
 import { readError, type SkippedFile } from "./corpus.ts";
 import { readCifar } from "./picture-cifar.ts";
@@ -54,7 +54,9 @@ interface Format {
   read(listing: Listing, options: ReadPicturesOptions): Promise<ReadPictures>;
 }
 
-const FORMATS: readonly Format[] = [readIdx, readCifar, readPictureFolders];
+/** Formats of files come first: a folder that holds one may hold folders of something else. */
+const FILE_FORMATS: readonly Format[] = [readIdx, ...readCifar];
+const FORMATS: readonly Format[] = [...FILE_FORMATS, readPictureFolders];
 
 /**
  * Reads the pictures in one folder, or in files that are named: IDX as of MNIST (plain or gzip), CIFAR-10 and CIFAR-100
@@ -62,7 +64,7 @@ const FORMATS: readonly Format[] = [readIdx, readCifar, readPictureFolders];
  *
  * @throws BinadeError `file.missing` or `file.unreadable`; `data.unknown` for a folder of no such format; `data.corrupt`,
  * `data.mixed`, `data.short` or `index.outOfRange` for what is wrong inside, naming the file; `package.missing` for PNG and
- * JPEG without the package that decodes them; `value.range` for more than this machine's memory.
+ * JPEG without the package that decodes them; `memory.insufficient` for more than this machine's memory.
  * @example
  * const { training, heldOut } = await readPictures(["cifar-10-batches-bin"]);
  */
@@ -73,14 +75,37 @@ export async function readPictures(
   const listing = await list(paths);
   const format = FORMATS.find((candidate) => candidate.matches(listing));
   if (format === undefined) throw unknownFormat(paths, listing);
+  requireOneSet(listing);
   if (options.size != null && format !== readPictureFolders) {
     const message = `${listing.folder}: pictures of ${format.name} have one size, got a size of ${options.size}; leave it out`;
     throw new BinadeError("option.invalid", message);
   }
   const { training: all, heldOut, skipped, mayFlip } = await format.read(listing, options);
-  const parts = heldOut === null ? splitPictures(all, given(options.heldOut)) : { training: all, heldOut };
+  const parts = heldOut === null ? splitNamed(listing.folder, all, given(options.heldOut)) : { training: all, heldOut };
+  const besides = format === readPictureFolders ? [] : listing.folders;
+  const leftOut = besides.map((name) => ({
+    path: join(listing.folder, name),
+    reason: "beside the files of a set" as const,
+  }));
   const byteLength = parts.training.pixels.length + parts.heldOut.pixels.length;
-  return { name: nameOf(paths), ...parts, skipped, mayFlip, byteLength, sha256: digestOf(parts) };
+  return {
+    name: nameOf(paths),
+    ...parts,
+    skipped: [...skipped, ...leftOut],
+    mayFlip,
+    byteLength,
+    sha256: digestOf(parts),
+  };
+}
+
+/** Two sets in one folder: which one was meant is not for us to guess. */
+function requireOneSet(listing: Listing): void {
+  const found = FILE_FORMATS.filter((candidate) => candidate.matches(listing)).map(({ name }) => name);
+  if (found.length < 2) return;
+  throw new BinadeError(
+    "data.mixed",
+    `${listing.folder}: expected the files of one set of pictures, got ${found.join(" and ")}; name the files of one of them`,
+  );
 }
 
 const given = (heldOut: number | undefined) => (heldOut === undefined ? {} : { heldOut });
@@ -135,6 +160,7 @@ async function inspect(path: string): Promise<{ isDirectory(): boolean }> {
 const HINTS: readonly (readonly [RegExp, string])[] = [
   [/\.(tar|tar\.gz|tgz|zip|7z)$/i, "unpack the archive first"],
   [/^(data_batch_\d|test_batch|batches\.meta)$/, "this is CIFAR for Python; fetch the binary version"],
+  [/^test(_batch)?\.bin$/, "this is what CIFAR holds out: add the files to train on, data_batch_1.bin or train.bin"],
   [/\.(parquet|npz|npy|mat|pkl|h5|tfrecord)$/i, "convert it to one folder of PNG files per class"],
   [/\.(png|jpe?g)$/i, "a picture's class is the name of its folder: make one folder per class"],
 ];

@@ -46,6 +46,9 @@ describe("splitPictures", () => {
     const few = smallPictures({ count: 6 });
     expect(splitPictures(few, { heldOut: 0.99 }).training.labels).toHaveLength(3);
     expect(() => splitPictures(smallPictures({ count: 3 }))).toThrow(expect.objectContaining({ code: "data.short" }));
+    expect(() => splitPictures(few, { seed: 0.5 })).toThrow(expect.objectContaining({ code: "value.range" }));
+    const labels = Int32Array.from(few.labels, (label, i) => (i === 1 ? 3 : label));
+    expect(() => splitPictures({ ...few, labels })).toThrow(expect.objectContaining({ code: "index.outOfRange" }));
     for (const heldOut of [0, 1, Number.NaN])
       expect(() => splitPictures(few, { heldOut })).toThrow(expect.objectContaining({ code: "value.range" }));
   });

@@ -1,5 +1,5 @@
 /** Reading pictures from files: every format, and every way in which one can be broken, in one sentence that names the file. */
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { beforeEach, describe, expect, it } from "vitest";
@@ -171,6 +171,41 @@ describe("CIFAR", () => {
     expect(error.code).toBe(code);
     expect(error.message).toMatch(message);
     expectSentence(error, name);
+  });
+});
+
+describe("sets of several formats", () => {
+  it.each([
+    ["IDX and CIFAR-10", ["train-images-idx3-ubyte", "data_batch_1.bin"]],
+    ["CIFAR-10 and CIFAR-100", ["data_batch_1.bin", "test_batch.bin", "train.bin"]],
+  ])("%s in one folder are refused, and may be named apart", async (names, files) => {
+    putMnist(folder, { heldOut: 0 });
+    const records = Array.from({ length: 20 }, (_, i) => [i % 2]);
+    for (const file of files.filter((name) => name.endsWith(".bin"))) put(at(file), cifar(records));
+    if (!files.includes("train-images-idx3-ubyte")) rmSync(at("train-images-idx3-ubyte"));
+    const error = await refusal(readPictures([folder]));
+    expect(error.code).toBe("data.mixed");
+    expect(error.message).toContain(`got ${names}`);
+    expectSentence(error, folder);
+    expect((await readPictures([at("data_batch_1.bin")])).training.channels).toBe(3);
+  });
+
+  it("says which folders were left out beside files", async () => {
+    putMnist(folder);
+    put(at("scans", "a.png"), "");
+    const { skipped } = await readPictures([folder]);
+    expect(skipped).toEqual([{ path: at("scans"), reason: "beside the files of a set" }]);
+  });
+
+  it("knows what only CIFAR's test files are, and names the folder that has too little to hold out", async () => {
+    put(at("test_batch.bin"), cifar([[1]]));
+    expect((await refusal(readPictures([folder]))).message).toMatch(/holds out: add the files to train on, data_batch_1/);
+    put(at("data_batch_1.bin"), cifar([[1]]));
+    rmSync(at("test_batch.bin"));
+    const error = await refusal(readPictures([folder]));
+    expect(error.code).toBe("data.short");
+    expect(error.message).toMatch(/two pictures of a class, one to train on and one to hold out, got 1 of 10 classes/);
+    expectSentence(error, folder);
   });
 });
 
