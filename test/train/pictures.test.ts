@@ -199,7 +199,9 @@ describe("sets of several formats", () => {
 
   it("knows what only CIFAR's test files are, and names the folder that has too little to hold out", async () => {
     put(at("test_batch.bin"), cifar([[1]]));
-    expect((await refusal(readPictures([folder]))).message).toMatch(/holds out: add the files to train on, data_batch_1/);
+    expect((await refusal(readPictures([folder]))).message).toMatch(
+      /holds out: add the files to train on, data_batch_1/,
+    );
     put(at("data_batch_1.bin"), cifar([[1]]));
     rmSync(at("test_batch.bin"));
     const error = await refusal(readPictures([folder]));
