@@ -200,20 +200,42 @@ static inline Vector readUpTo(const float* source, int64_t count) {
   return count >= vectorLanes ? loadVector(source) : count > 0 ? readSome(source, 4 * count) : zeroVector();
 }
 
-/// Writes both phases of one row from source[0] = element `column` on. Each vector may reach past its phase, with zeros, into what is
-/// written after it: hence the backward walk, and the phase in front before the other. Up to a vector behind the row is written.
+/// Writes both phases of one row from source[0] = element `column` on, of `pairs` whole pairs of vectors or (0) as many elements as the split
+/// says. Each vector may reach past its phase, with zeros, into what is written after it: hence the backward walk, and the phase in front
+/// before the other. Up to a vector behind the row is written.
+template <int pairs>
 static inline void splitRow(const RowSplit& split, int64_t pitch, const float* source, float* target) {
   storeVector(target, zeroVector());
   storeVector(target + split.end[0], zeroVector());
   storeVector(target + pitch, zeroVector());
   storeVector(target + split.end[1], zeroVector());
-  for (int64_t i = multipleOf(split.elements, 2 * vectorLanes) - 2 * vectorLanes; i >= 0; i -= 2 * vectorLanes) {
+  const int64_t count = pairs > 0 ? pairs : partsOf(split.elements, 2 * vectorLanes);
+#pragma GCC unroll 2
+  for (int64_t pair = count - 1; pair >= 0; --pair) {
+    const float* from = source + 2 * pair * vectorLanes;
+    const int64_t left = split.elements - 2 * pair * vectorLanes;
+    const Vector low = pairs > 0 ? loadVector(from) : readUpTo(from, left);
+    const Vector high = pairs > 0 ? loadVector(from + vectorLanes) : readUpTo(from + vectorLanes, left - vectorLanes);
     Vector even, odd;
-    splitLanes(readUpTo(source + i, split.elements - i), readUpTo(source + i + vectorLanes, split.elements - i - vectorLanes),
-               &even, &odd);
-    storeVector(target + split.begin[0] + i / 2, split.first == 0 ? even : odd);
-    storeVector(target + split.begin[1] + i / 2, split.first == 0 ? odd : even);
+    splitLanes(low, high, &even, &odd);
+    storeVector(target + split.begin[0] + pair * vectorLanes, split.first == 0 ? even : odd);
+    storeVector(target + split.begin[1] + pair * vectorLanes, split.first == 0 ? odd : even);
   }
+}
+
+/// Splits `rows` rows, steps in bytes.
+template <int pairs>
+static inline void splitRows(const RowSplit split, int64_t pitch, int64_t rows, const char* source, int64_t sourceStep, char* target,
+                             int64_t targetStep) {
+  for (int64_t r = 0; r < rows; ++r, source += sourceStep, target += targetStep)
+    splitRow<pairs>(split, pitch, reinterpret_cast<const float*>(source), reinterpret_cast<float*>(target));
+}
+
+static inline void splitRows(const RowSplit& split, int64_t pitch, int64_t rows, const char* source, int64_t sourceStep, char* target,
+                             int64_t targetStep) {
+  if (split.elements == 2 * vectorLanes) return splitRows<1>(split, pitch, rows, source, sourceStep, target, targetStep);
+  if (split.elements == 4 * vectorLanes) return splitRows<2>(split, pitch, rows, source, sourceStep, target, targetStep);
+  splitRows<0>(split, pitch, rows, source, sourceStep, target, targetStep);
 }
 
 /// Stages the rows of one phase of one channel (or pair). Everything is held in locals: what is written might alias a job.
@@ -259,7 +281,9 @@ static inline void stageRows(const ImageView view, const StageLayout layout, con
       if constexpr (as == StagedAs::floats) {
         if (splits) {
           const float* row = rowElements(view, source + split.column * element, split.elements, spares[0]);
-          splitRow(split, pitch, row, reinterpret_cast<float*>(target));
+          splitRows(split, pitch, asStored ? end - begin : 1, reinterpret_cast<const char*>(row), rowStep * sourceStep, target,
+                    rowByteLength);
+          if (asStored) break;
           continue;
         }
       }

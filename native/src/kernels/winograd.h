@@ -42,62 +42,47 @@ static inline ConvolutionAxis tileAxis(const ConvolutionAxis& axis, bool gradien
   return {source, partsOf(result, tileOutputs), tileReads, tileOutputs, 1, gradient ? axis.kernel - 1 - axis.before : axis.before};
 }
 
-/// Bytes from a tile's place in a staged channel to its element (row, column). Staging splits even from odd rows and columns, so that the
-/// same element of neighbouring tiles are neighbours.
+/// Bytes from a tile's place in a staged channel to its rows, and within a row to odd columns. Staging splits even from odd rows and
+/// columns, so that the same elements of neighbouring tiles are neighbours.
 struct TileShifts {
-  int64_t bytes[tileReads][tileReads];
+  int64_t rows[tileReads], odd;
 };
 
 static inline TileShifts tileShifts(const StagedAxis& y, const StagedAxis& x, const StageLayout& layout) {
   TileShifts shifts;
-  for (int i = 0; i < tileReads; ++i)
-    for (int j = 0; j < tileReads; ++j) shifts.bytes[i][j] = 4 * tapShift(y, x, layout, i, j);
+  for (int i = 0; i < tileReads; ++i) shifts.rows[i] = 4 * tapShift(y, x, layout, i, 0);
+  shifts.odd = 4 * layout.pitch;
   return shifts;
 }
 
-/// d B of one row of a vector of tiles, `pieces` runs of neighbours at `places` (byte offsets from `staged`).
+/// d B of one row of a vector of tiles, `pieces` runs of neighbours at `places` (byte offsets from `row`).
 template <int pieces>
-static inline void transformRow(const char* staged, const int64_t (&shifts)[tileReads], const int64_t* places,
-                                Floats (&row)[tileReads]) {
-  Floats d[tileReads];
-#pragma GCC unroll 4
-  for (int j = 0; j < tileReads; ++j) d[j] = (Floats)readPieces<pieces>(staged + shifts[j], places);
-  row[0] = d[0] - d[2];
-  row[1] = d[1] + d[2];
-  row[2] = d[2] - d[1];
-  row[3] = d[1] - d[3];
+static inline void transformRow(const char* row, int64_t odd, const int64_t* places, Floats (&d)[tileReads]) {
+  const Floats d0 = (Floats)readPieces<pieces>(row, places), d2 = (Floats)readPieces<pieces>(row + 4, places);
+  const Floats d1 = (Floats)readPieces<pieces>(row + odd, places), d3 = (Floats)readPieces<pieces>(row + odd + 4, places);
+  d[0] = d0 - d2;
+  d[1] = d1 + d2;
+  d[2] = d2 - d1;
+  d[3] = d1 - d3;
 }
 
-/// Positions 4 i + j for one i of a vector of tiles, column j at v + j · stride.
-template <int pieces, int i>
-static inline void transformTileRow(const char* staged, const TileShifts& shifts, const int64_t* places, float* v,
-                                    int64_t stride) {
-  constexpr int first = i == 0 ? 0 : i == 2 ? 2 : 1, second = i == 3 ? 3 : i == 2 ? 1 : 2;
-  Floats a[tileReads], b[tileReads];
-  transformRow<pieces>(staged, shifts.bytes[first], places, a);
-  transformRow<pieces>(staged, shifts.bytes[second], places, b);
-#pragma GCC unroll 4
-  for (int j = 0; j < tileReads; ++j) storeFloats(v + j * stride, i == 1 ? a[j] + b[j] : a[j] - b[j]);
-}
-
-/// All positions of a vector of tiles: Bᵀ d B, position p at v + p · stride. The bits of transformTileRow.
+/// All positions of a vector of tiles: Bᵀ d B, position p at v + p · stride.
 template <int pieces>
 static inline void transformTile(const char* staged, const TileShifts& shifts, const int64_t* places, float* v,
                                  int64_t stride) {
-  Floats outer[tileReads], upper[tileReads], lower[tileReads];
-  transformRow<pieces>(staged, shifts.bytes[1], places, upper);
-  transformRow<pieces>(staged, shifts.bytes[2], places, lower);
+  Floats first[tileReads], upper[tileReads], lower[tileReads], last[tileReads];
+  transformRow<pieces>(staged + shifts.rows[0], shifts.odd, places, first);
+  transformRow<pieces>(staged + shifts.rows[2], shifts.odd, places, lower);
 #pragma GCC unroll 4
-  for (int j = 0; j < tileReads; ++j) {
-    storeFloats(v + (4 + j) * stride, upper[j] + lower[j]);
-    storeFloats(v + (8 + j) * stride, lower[j] - upper[j]);
-  }
-  transformRow<pieces>(staged, shifts.bytes[0], places, outer);
+  for (int j = 0; j < tileReads; ++j, v += stride) storeFloats(v, first[j] - lower[j]);
+  transformRow<pieces>(staged + shifts.rows[1], shifts.odd, places, upper);
 #pragma GCC unroll 4
-  for (int j = 0; j < tileReads; ++j) storeFloats(v + j * stride, outer[j] - lower[j]);
-  transformRow<pieces>(staged, shifts.bytes[3], places, outer);
+  for (int j = 0; j < tileReads; ++j, v += stride) storeFloats(v, upper[j] + lower[j]);
 #pragma GCC unroll 4
-  for (int j = 0; j < tileReads; ++j) storeFloats(v + (12 + j) * stride, upper[j] - outer[j]);
+  for (int j = 0; j < tileReads; ++j, v += stride) storeFloats(v, lower[j] - upper[j]);
+  transformRow<pieces>(staged + shifts.rows[3], shifts.odd, places, last);
+#pragma GCC unroll 4
+  for (int j = 0; j < tileReads; ++j, v += stride) storeFloats(v, upper[j] - last[j]);
 }
 
 }  // namespace BINADE_ISA

@@ -11,7 +11,7 @@ namespace BINADE_ISA {
 
 namespace {
 
-constexpr int64_t pictureLength = 64 << 10;        // floats of a unit's transformed pictures, about: half of L2
+constexpr int64_t pictureLength = 32 << 10;        // floats of a unit's transformed pictures, about: a quarter of L2
 constexpr int64_t productsLength = 4 << 10;        // floats of products between two transforms, about: half of L1
 constexpr int64_t sumDepth = 64;                   // channels summed at once: sums of sums round less
 constexpr int64_t stagedByteLength = 16 << 10;     // of the channels that are staged at once: half of L1
