@@ -215,17 +215,23 @@ void multiplyBlock(const TileWork& work, const TileRooms& rooms, int64_t group, 
                    const TileTarget& target, Ahead* ahead) {
   const TilePlan& plan = work.plan;
   const int64_t places[2] = {0, vectorByteLength}, start = plan.stripStarts[first];
-  const float* pictures = rooms.pictures + block * tilePositions * plan.pictureStride;
-  const float* weights = plan.packed + group * plan.strips * tilePositions * plan.panelStride;
-  for (int64_t position = 0; position < tilePositions; ++position) {
-    const char* v = reinterpret_cast<const char*>(pictures + position * plan.pictureStride);
+  // In locals: a kernel might write a plan, for all that the compiler knows.
+  const int64_t channels = plan.channels, depth = plan.depth, panelStride = plan.panelStride, pictureStride = plan.pictureStride;
+  const int64_t* const starts = plan.stripStarts;
+  const int64_t* const shifts = plan.channelShifts;
+  const SlideKernel* const kernels = plan.kernels;
+  const float* v = rooms.pictures + block * tilePositions * pictureStride;
+  const float* weights = plan.packed + (group * plan.strips + first) * tilePositions * panelStride;
+  float* products = rooms.products;
+  for (int64_t position = 0; position < tilePositions;
+       ++position, v += pictureStride, weights += panelStride, products += groupLanes) {
     ahead->fetch();
-    for (int64_t strip = first; strip < end; ++strip) {
-      float* to = rooms.products + ((plan.stripStarts[strip] - start) * tilePositions + position) * groupLanes;
-      const float* panel = weights + (strip * tilePositions + position) * plan.panelStride;
-      for (int64_t channel = 0; channel < plan.channels; channel += plan.depth)
-        plan.kernels[strip](least(plan.depth, plan.channels - channel), panel + channel * slideRows, v,
-                            plan.channelShifts + channel, places, to, tilePositions * groupLanes, channel > 0);
+    const float* panel = weights;
+    for (int64_t strip = first; strip < end; ++strip, panel += tilePositions * panelStride) {
+      float* to = products + (starts[strip] - start) * tilePositions * groupLanes;
+      for (int64_t channel = 0; channel < channels; channel += depth)
+        kernels[strip](least(depth, channels - channel), panel + channel * slideRows, reinterpret_cast<const char*>(v),
+                       shifts + channel, places, to, tilePositions * groupLanes, channel > 0);
     }
   }
   const TilePiece* list = rooms.pieces + block * 2 * plan.pieces;
