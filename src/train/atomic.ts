@@ -1,7 +1,7 @@
 /** Writing a file as a whole or not at all, and the one place that turns a failed write into a sentence. */
 
 import { randomBytes } from "node:crypto";
-import { open, readdir, realpath, rename, rm } from "node:fs/promises";
+import { mkdir, open, readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { BinadeError } from "../errors.ts";
 
@@ -60,6 +60,28 @@ export async function writeFileAtomic(
     throw fileWriteError(path, error);
   }
   await flushFolder(path, dirname(target), fileSystem);
+}
+
+/**
+ * Makes `folder` and the folders above it. Not by `mkdir`'s own recursion: where a file system says that a folder cannot be
+ * made because its parent is missing, and the parent is there (as below /proc), that one never ends.
+ *
+ * @throws what the file system threw.
+ */
+export async function makeFolders(folder: string): Promise<void> {
+  const isFolder = (path: string): Promise<boolean> =>
+    stat(path).then(
+      (found) => found.isDirectory(),
+      () => false,
+    );
+  try {
+    await mkdir(folder);
+  } catch (error) {
+    if (systemCode(error) === "EEXIST" && (await isFolder(folder))) return;
+    if (systemCode(error) !== "ENOENT" || (await isFolder(dirname(folder)))) throw error;
+    await makeFolders(dirname(folder));
+    await makeFolders(folder);
+  }
 }
 
 /** Removes what writes into `folder` left behind because their process was killed; call it where nobody else writes. */

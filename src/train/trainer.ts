@@ -1,11 +1,10 @@
 /** The training loop: a stream of events, resumable at any step to the same bits. */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { BinadeError } from "../errors.ts";
 import type { ReadOutcome, SkippedOutcome } from "../optim/outcome.ts";
 import { requireInteger } from "../precision/options.ts";
-import { fileWriteError, removeTemporaries } from "./atomic.ts";
+import { fileWriteError, makeFolders, removeTemporaries } from "./atomic.ts";
 import { CheckpointClock, evaluationInterval } from "./cadence.ts";
 import {
   type Checkpoint,
@@ -152,7 +151,7 @@ class Run {
         `${path}: a checkpoint of step ${found.step} is there already; resume it, or give another folder`,
       );
     }
-    await mkdir(out, { recursive: true }).catch((error: unknown) => {
+    await makeFolders(out).catch((error: unknown) => {
       throw fileWriteError(out, error);
     });
     if (found !== null) await this.#restore(found);

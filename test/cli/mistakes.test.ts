@@ -31,6 +31,7 @@ async function expectMistake([, args, code, status, sentence]: Mistake): Promise
 }
 
 const OPTIONS: readonly Mistake[] = [
+  ["an empty --out", () => good("--out", ""), "option.invalid", 2, /--out: expected a folder, got ""; name one, or/],
   [
     "an unknown option",
     () => good("--stpes", "3"),

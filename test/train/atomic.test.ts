@@ -17,7 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { BinadeError } from "../../src/errors.ts";
-import { type AtomicFileSystem, writeFileAtomic } from "../../src/train/atomic.ts";
+import { type AtomicFileSystem, makeFolders, writeFileAtomic } from "../../src/train/atomic.ts";
 
 let folder = "";
 beforeEach(() => {
@@ -219,4 +219,23 @@ describe("the real file system", () => {
     expect(error.message).toMatch(/name is too long/);
     expect(readdirSync(folder)).toEqual([]);
   });
+});
+
+describe("makeFolders", () => {
+  it("makes all that are missing, and keeps what is there", async () => {
+    const deep = join(folder, "a", "b", "c");
+    await makeFolders(deep);
+    writeFileSync(join(deep, "kept"), "x");
+    await makeFolders(deep);
+    expect(readdirSync(deep)).toEqual(["kept"]);
+    await expect(makeFolders(join(deep, "kept"))).rejects.toMatchObject({ code: "EEXIST" });
+    await expect(makeFolders(join(deep, "kept", "d"))).rejects.toMatchObject({ code: "ENOTDIR" });
+  });
+
+  it.skipIf(!existsSync("/proc/self"))(
+    "ends where the file system says that a parent which is there is missing",
+    async () => {
+      await expect(makeFolders("/proc/binade/run")).rejects.toMatchObject({ code: "ENOENT" });
+    },
+  );
 });

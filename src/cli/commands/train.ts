@@ -141,6 +141,9 @@ function requireNoArguments([first]: readonly string[]): void {
 }
 
 async function runTrain(flags: TrainFlags, isPlain: boolean, context: CommandContext): Promise<void> {
+  if (flags.out === "") {
+    throw new BinadeError("option.invalid", '--out: expected a folder, got ""; name one, or leave out --out');
+  }
   const saved = flags.resume === true ? await readSavedRun(requireOut(flags)) : requireFresh(flags);
   const resolved = resolveSettings(flags, saved);
   const signal = context.interruption();
@@ -231,7 +234,7 @@ function claimFolder(model: string): string {
   for (let n = 1; ; n++) {
     const folder = join("runs", `${model}-${n}`);
     try {
-      mkdirSync("runs", { recursive: true });
+      if (!existsSync("runs")) mkdirSync("runs");
       // Fails where it exists: two runs that begin at once get two folders.
       mkdirSync(folder);
       return folder;
