@@ -112,7 +112,7 @@ export function rowWorkloads(): Workload[] {
     memoryKernel("layer norm", NORM_OPERATIONS, 2, (x) => corner(layerNorm(x, weight, bias))),
     memoryKernel("softmax", SOFTMAX_OPERATIONS, 2, (x) => corner(x.softmax())),
     memoryKernel("column sums", 1, 1, (x) => x.sum({ axes: 0 })),
-    memoryKernel("magnitude counts", COUNT_OPERATIONS, 1, magnitudesOf),
+    memoryKernel("magnitudes", COUNT_OPERATIONS, 1, magnitudesOf),
     adamWorkload(),
   ];
 }

@@ -1,43 +1,59 @@
-/** The table of `binade bench`, row by row as the results come; 79 columns wide. */
+/** The table of `binade bench`, row by row as the results come; 79 columns wide, or two lines a row. */
 import type { BenchResult } from "../bench/measure.ts";
 import { formatBytes } from "./format.ts";
 import type { OutputStream } from "./render.ts";
 
-/** Widths and alignments of the columns, the first two to the left. */
-const COLUMNS = [
-  ["", 27],
-  ["", 11],
+/** Titles and widths of the figures. */
+const FIGURES = [
   ["median ms", 9],
   ["spread", 8],
   ["share", 7],
   ["GFLOP/s", 8],
   ["plan", 9],
 ] as const;
+const [NAME_WIDTH, PRECISION_WIDTH] = [27, 11];
+/** Name, precision and figures in one line. */
+const WIDTH = NAME_WIDTH + PRECISION_WIDTH + FIGURES.reduce((sum, [, width]) => sum + width, 0);
 
 /** Milliseconds with about four digits. */
 export const formatMs = (ms: number): string => ms.toFixed(ms < 1 ? 3 : ms < 100 ? 2 : 1);
 
-function line(cells: readonly string[]): string {
-  const text = COLUMNS.map(([, width], i) =>
-    i < 2 ? (cells[i] ?? "").padEnd(width) : (cells[i] ?? "").padStart(width),
-  );
-  return `${text.join("").trimEnd()}\n`;
+/** The figures that fit into `width` columns, to the right; the last ones are left out first. */
+function figuresLine(cells: readonly string[], width: number): string {
+  let text = "";
+  for (const [i, [, columns]] of FIGURES.entries()) {
+    if (i > 0 && text.length + columns > width) break;
+    text += (cells[i] ?? "").padStart(columns);
+  }
+  return text;
 }
 
 export class BenchTable {
   readonly #stream: OutputStream;
+  /** Columns of a terminal that is too narrow for whole rows: figures stand below the name there. */
+  readonly #narrow: number | null;
 
   /** @param device what everything runs on, in one line. */
   constructor(stream: OutputStream, device: string) {
     this.#stream = stream;
+    const columns = (stream.isTTY === true && stream.columns) || WIDTH + 1;
+    this.#narrow = columns > WIDTH ? null : columns - 1;
     stream.write(`${device}\n\n`);
-    stream.write(line(COLUMNS.map(([title]) => title)));
+    const titles = FIGURES.map(([title]) => title);
+    if (this.#narrow === null) this.#line("", "", titles);
+    else stream.write(`${figuresLine(titles, this.#narrow)}\n`);
   }
 
   row(result: BenchResult): void {
     const { name, precision, medianMs, spreadMs, share, gflops, plannedBytes } = result;
     const cells = [formatMs(medianMs), formatMs(spreadMs), share.toFixed(2), gflops.toFixed(gflops < 10 ? 1 : 0)];
-    this.#stream.write(line([name, precision, ...cells, formatBytes(plannedBytes)]));
+    this.#line(name, precision, [...cells, formatBytes(plannedBytes)]);
+  }
+
+  #line(name: string, precision: string, figures: readonly string[]): void {
+    const head =
+      this.#narrow === null ? name.padEnd(NAME_WIDTH) + precision.padEnd(PRECISION_WIDTH) : `${name} ${precision}\n`;
+    this.#stream.write(`${head}${figuresLine(figures, this.#narrow ?? WIDTH)}\n`);
   }
 
   /** Says what the shares are of. */

@@ -2,7 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { loadAddon } from "../../src/backends/cpu/loader.ts";
 import type { BenchResult } from "../../src/bench/measure.ts";
+import { SUITE_NAMES, workloadsOf } from "../../src/bench/suites.ts";
 import { runCommandLine } from "../../src/cli/command-line.ts";
+import { PRECISIONS } from "../../src/train/presets.ts";
 import { ended, inChild, inProcess, printed, start, workspace } from "./harness.ts";
 
 const loaded = loadAddon();
@@ -53,6 +55,25 @@ describe.skipIf(isMissing)("results", () => {
     expect(stdout).not.toContain("\x1b");
     expect(stderr).toContain("\r2/4  gpt s bf16-mixed\x1b[K");
     expect(stderr.endsWith("\r\x1b[K")).toBe(true);
+  });
+});
+
+describe.skipIf(isMissing)("a narrow terminal", () => {
+  it("has the figures that fit below the name, and progress that can be replaced", async () => {
+    const args = "bench attention --rounds 1 --threads 1 --precision fp32".split(" ");
+    const { stdout, stderr } = await inProcess(args, { isTTY: true, columns: 40 });
+    expect(stdout).toMatch(/^cpu: \w+, 1 thread\n\nmedian ms +spread +share GFLOP\/s\n/);
+    expect(stdout).toMatch(/^attention 8x256x6x64 grad fp32\n( *[\d.]+){4}\n/m);
+    const table = stdout.split("\n\npeak:")[0] ?? "";
+    expect(Math.max(...table.split("\n").map((line) => line.length))).toBeLessThan(40);
+    const lines = stderr.split("\r").map((text) => text.replace("\x1b[K", "").length);
+    expect(Math.max(...lines)).toBeLessThan(40);
+  });
+});
+
+describe("names", () => {
+  it("leave a space before the next column", () => {
+    for (const { name } of workloadsOf(SUITE_NAMES, PRECISIONS)) expect(name).toMatch(/^[ -~]{1,26}$/);
   });
 });
 

@@ -37,10 +37,12 @@ export interface Outcome {
 /** A stream that keeps what is written to it. */
 class Sink {
   readonly isTTY: boolean;
+  readonly columns: number | undefined;
   text = "";
 
-  constructor(isTTY: boolean) {
+  constructor(isTTY: boolean, columns: number | undefined) {
     this.isTTY = isTTY;
+    this.columns = columns;
   }
 
   write(text: string): void {
@@ -50,14 +52,16 @@ class Sink {
 
 export interface InProcessOptions {
   readonly isTTY?: boolean;
+  /** Width of that terminal. */
+  readonly columns?: number;
   readonly environment?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
 }
 
 /** Runs the command line in this process; relative paths begin where the tests run. */
 export async function inProcess(args: readonly string[], options: InProcessOptions = {}): Promise<Outcome> {
-  const { isTTY = false, environment = {}, signal = new AbortController().signal } = options;
-  const [stdout, stderr] = [new Sink(isTTY), new Sink(isTTY)];
+  const { isTTY = false, columns, environment = {}, signal = new AbortController().signal } = options;
+  const [stdout, stderr] = [new Sink(isTTY, columns), new Sink(isTTY, columns)];
   const status = await runCommandLine(args, { stdout, stderr, environment, interruption: () => signal });
   return { status, stdout: stdout.text, stderr: stderr.text };
 }

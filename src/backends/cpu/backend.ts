@@ -53,7 +53,8 @@ export class CpuBackend extends HostBackend {
   }
 
   override get description(): string {
-    return `cpu: ${this.#addon.isa()}, ${this.#addon.threads()} threads`;
+    const threads = this.#addon.threads();
+    return `cpu: ${this.#addon.isa()}, ${threads} thread${threads === 1 ? "" : "s"}`;
   }
 
   /** The instruction set in use. */

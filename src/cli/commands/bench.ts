@@ -125,5 +125,6 @@ function requirePreset({ preset }: BenchFlags, suites: readonly SuiteName[]): vo
 
 /** A line on a terminal that the next one replaces; nothing elsewhere. */
 function showProgress(stderr: OutputStream, text: string): void {
-  if (stderr.isTTY === true) stderr.write(`\r${text}\x1b[K`);
+  // A line that wraps could not be replaced.
+  if (stderr.isTTY === true) stderr.write(`\r${text.slice(0, (stderr.columns || 80) - 1)}\x1b[K`);
 }
