@@ -1,6 +1,6 @@
 /** Batches of pictures, shifted and mirrored: like the order, a function of (seed, index) that is stored nowhere. */
 import { philox, philoxKey } from "../formats/philox.ts";
-import { requireInteger } from "../precision/options.ts";
+import { requireBoolean, requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { permutedIndex } from "./permutation.ts";
 import { type Pictures, pictureBytes, requirePictures } from "./pictures.ts";
 import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex } from "./source.ts";
@@ -54,7 +54,10 @@ export class PictureBatches implements IndexedSource<PictureBatch> {
   readonly flip: boolean;
   readonly #seed: number;
 
-  constructor({ pictures, batch, seed = 0, crop = 0, flip = false }: PictureBatchesOptions) {
+  constructor(options: PictureBatchesOptions) {
+    requireKnownKeys("PictureBatches", options, ["pictures", "batch", "seed", "crop", "flip"]);
+    const { pictures, batch, seed = 0, crop = 0, flip = false } = options;
+    requireBoolean("PictureBatches: flip", flip);
     requireInteger("PictureBatches: batch", batch, 1);
     requireInteger("PictureBatches: seed", seed, 0, Number.MAX_SAFE_INTEGER);
     requireInteger("PictureBatches: crop", crop, 0, Math.min(pictures.height, pictures.width));

@@ -1,6 +1,6 @@
 /** Labelled pictures in memory: what a set is, how one is checked, split, and normalised. Reads no files. */
 import { BinadeError } from "../errors.ts";
-import { requireInteger } from "../precision/options.ts";
+import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { permutedIndex } from "./permutation.ts";
@@ -88,8 +88,10 @@ export function splitPictures(
 export function splitNamed(
   subject: string,
   pictures: Pictures,
-  { heldOut = 0.1, seed = 0 }: SplitPicturesOptions,
+  options: SplitPicturesOptions,
 ): { readonly training: Pictures; readonly heldOut: Pictures } {
+  requireKnownKeys(subject, options, ["heldOut", "seed"]);
+  const { heldOut = 0.1, seed = 0 } = options;
   requireInteger(`${subject}: seed`, seed, 0, Number.MAX_SAFE_INTEGER);
   requirePictures(subject, pictures);
   if (!(heldOut > 0 && heldOut < 1)) {
@@ -175,7 +177,8 @@ export function channelStatistics({ pixels, labels, channels, height, width }: P
  *
  * @param x (pictures, channels, height, width), uint8
  * @returns the same shape, float32.
- * @throws BinadeError `shape.mismatch` where the statistics are not one per channel.
+ * @throws BinadeError `shape.mismatch` where the statistics are not one per channel; `value.range` for a mean that is not finite or
+ * a deviation that is not a finite number above 0.
  * @example
  * const logits = model.forward(normalize(pictures, channelStatistics(set.training)));
  */
@@ -185,6 +188,15 @@ export function normalize(x: Tensor, { mean, deviation }: ChannelStatistics): Te
     throw new BinadeError(
       "shape.mismatch",
       `normalize: expected pictures (pictures, ${mean.length}, height, width), got [${x.shape.join(", ")}]; give one mean and one deviation per channel`,
+    );
+  }
+  const wrong = mean.findIndex(
+    (m, c) => !Number.isFinite(m) || !(Number.isFinite(deviation[c]) && (deviation[c] ?? 0) > 0),
+  );
+  if (wrong >= 0) {
+    throw new BinadeError(
+      "value.range",
+      `normalize: expected a finite mean and a deviation above 0, got ${mean[wrong]} and ${deviation[wrong]} for channel ${wrong}; use channelStatistics, which gives 1 where a channel never changes`,
     );
   }
   const perChannel = (values: readonly number[]): Tensor =>

@@ -1,6 +1,6 @@
 /** Generated pictures of shapes: a set to train and measure on where no data is at hand, a pure function of its seed. */
 import { philox, philoxKey } from "../formats/philox.ts";
-import { requireInteger } from "../precision/options.ts";
+import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import type { PictureSet, Pictures } from "./pictures.ts";
 
 /** Signed distance to the edge of a shape of about unit radius, negative inside, up to a factor near 1. */
@@ -246,6 +246,7 @@ export interface GeneratedShapesOptions {
  * const { training, heldOut } = generatedShapes({ seed: 1 }); // 22 000 pictures in about two seconds
  */
 export function generatedShapes(options: GeneratedShapesOptions = {}): PictureSet {
+  requireKnownKeys("generatedShapes", options, ["seed", "training", "heldOut", "noise"]);
   const { seed = 0, training = 12_000, heldOut = 10_000, noise = NOISE } = options;
   requireInteger("generatedShapes: seed", seed, 0, Number.MAX_SAFE_INTEGER);
   requireInteger("generatedShapes: training", training, 1);

@@ -83,6 +83,8 @@ describe("PictureBatches", () => {
     [{ seed: -1 }, "value.range"],
     [{ crop: 6 }, "value.range"],
     [{ crop: 0.5 }, "value.range"],
+    [{ flip: "yes" as unknown as boolean }, "option.invalid"],
+    [{ flipped: true } as object, "option.unknown"],
     [{ pictures: { ...pictures, labels: new Int32Array(10).fill(3) } }, "index.outOfRange"],
   ])("%j: refused", (options, code) => {
     expect(() => new PictureBatches({ pictures, batch: 4, ...options })).toThrow(expect.objectContaining({ code }));

@@ -46,6 +46,8 @@ describe("splitPictures", () => {
     const few = smallPictures({ count: 6 });
     expect(splitPictures(few, { heldOut: 0.99 }).training.labels).toHaveLength(3);
     expect(() => splitPictures(smallPictures({ count: 3 }))).toThrow(expect.objectContaining({ code: "data.short" }));
+    const misspelt = { heldout: 0.5 } as object;
+    expect(() => splitPictures(few, misspelt)).toThrow(expect.objectContaining({ code: "option.unknown" }));
     expect(() => splitPictures(few, { seed: 0.5 })).toThrow(expect.objectContaining({ code: "value.range" }));
     const labels = Int32Array.from(few.labels, (label, i) => (i === 1 ? 3 : label));
     expect(() => splitPictures({ ...few, labels })).toThrow(expect.objectContaining({ code: "index.outOfRange" }));
@@ -82,6 +84,16 @@ describe.each(DEVICES)("normalize on %s", (device) => {
       expect(mean).toBeCloseTo(0, 5);
       expect(square).toBeCloseTo(1, 5);
     }
+  });
+
+  it.each([
+    [{ mean: [0], deviation: [0] }, /got 0 and 0 for channel 0/],
+    [{ mean: [Number.NaN], deviation: [1] }, /got NaN and 1/],
+    [{ mean: [0], deviation: [Number.POSITIVE_INFINITY] }, /got 0 and Infinity/],
+  ])("refuses %j, which would make no number of a picture", (statistics, sentence) => {
+    const x = tensor(new Uint8Array(12), { shape: [1, 1, 3, 4] });
+    expect(() => normalize(x, statistics)).toThrow(expect.objectContaining({ code: "value.range" }));
+    expect(() => normalize(x, statistics)).toThrow(sentence);
   });
 
   it("refuses statistics of other channels", () => {
