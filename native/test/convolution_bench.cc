@@ -72,8 +72,9 @@ const Run runs[] = {BINADE_ISA::convolutionForward, BINADE_ISA::convolutionInput
 bool direct = false;
 
 void run(int form, Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
-  if (direct && form < 2) BINADE_ISA::convolveDirectly(pool, problem, sink, form == 1);
-  else runs[form](pool, problem, sink);
+  if (!direct) return runs[form](pool, problem, sink);
+  if (form == 2) return BINADE_ISA::weightGradientDirectly(pool, problem, sink);
+  BINADE_ISA::convolveDirectly(pool, problem, sink, form == 1);
 }
 
 /// The first element on a cache line; buffers have 16 floats to spare.

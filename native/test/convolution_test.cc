@@ -10,51 +10,11 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/winograd.h"
-
-using namespace binade;
-using namespace binade::BINADE_ISA;
+#include "convolution_reference.h"
 
 namespace {
 
 int failures = 0;
-uint32_t randomState = 1;
-
-int64_t below(int64_t bound) {
-  randomState = randomState * 1664525u + 1013904223u;
-  return static_cast<int64_t>(randomState >> 8) % bound;
-}
-
-/// Multiples of 1/16 below 2: sums of them are exact in float32, whatever the order.
-float randomValue() { return static_cast<float>(below(63) - 31) / 16.0f; }
-
-/// An operand (a, b, rows, columns) whose rows lie `gap` elements apart, with its exact values beside it.
-struct Stored {
-  int64_t extents[4];
-  ImageView view;
-  std::vector<char> bytes;
-  std::vector<double> values;
-
-  Stored(int64_t a, int64_t b, int64_t rows, int64_t columns, DType storage, DType format, int64_t gap)
-      : extents{a, b, rows, columns} {
-    const int64_t row = columns + gap, size = storage == DType::float32 ? 4 : 2;
-    bytes.assign(static_cast<size_t>(a * b * rows * row * size), static_cast<char>(0xff));  // gaps hold NaN
-    values.resize(static_cast<size_t>(a * b * rows * columns));
-    for (int64_t i = 0; i < a * b * rows; ++i) {
-      for (int64_t j = 0; j < columns; ++j) {
-        const float value = randomValue();
-        narrowArray(storage, &value, bytes.data() + (i * row + j) * size, 1);
-        values[static_cast<size_t>(i * columns + j)] = value;
-      }
-    }
-    view = {bytes.data(), storage, format, {b * rows * row, rows * row, row}};
-  }
-
-  double at(int64_t a, int64_t b, int64_t y, int64_t x) const {
-    return values[static_cast<size_t>(((a * extents[1] + b) * extents[2] + y) * extents[3] + x)];
-  }
-};
-
 struct Output {
   std::vector<float> data;
   int64_t channels, pixels;
@@ -92,32 +52,10 @@ const Path paths[] = {{"forward", 0, false, convolutionForward},
                       {"weight gradient", 2, false, convolutionWeightGradient},
                       {"forward, directly", 0, false, directly<false>},
                       {"input gradient, directly", 1, false, directly<true>},
+                      {"weight gradient, directly", 2, false, weightGradientDirectly},
                       {"forward by tiles", 0, true, byTiles<false>},
-                      {"input gradient by tiles", 1, true, byTiles<true>}};
-
-/// Adds x · w to the result of one form, wherever the convolution joins them.
-void addAll(const ConvolutionProblem& p, int form, const Stored& x, const Stored& w, const Stored& g,
-            std::vector<double>* result) {
-  const ConvolutionAxis &ay = p.axes[0], &ax = p.axes[1];
-  const int64_t inputs = p.groups * p.channels, outputs = p.groups * p.outputs;
-  for (int64_t n = 0; n < p.batch; ++n)
-    for (int64_t o = 0; o < outputs; ++o)
-      for (int64_t oy = 0; oy < ay.output; ++oy)
-        for (int64_t ox = 0; ox < ax.output; ++ox)
-          for (int64_t c = 0; c < p.channels; ++c)
-            for (int64_t ky = 0; ky < ay.kernel; ++ky)
-              for (int64_t kx = 0; kx < ax.kernel; ++kx) {
-                const int64_t y = oy * ay.stride + ky * ay.dilation - ay.before;
-                const int64_t z = ox * ax.stride + kx * ax.dilation - ax.before;
-                if (y < 0 || y >= ay.input || z < 0 || z >= ax.input) continue;
-                const int64_t channel = o / p.outputs * p.channels + c;
-                const size_t at[] = {static_cast<size_t>(((n * outputs + o) * ay.output + oy) * ax.output + ox),
-                                     static_cast<size_t>(((n * inputs + channel) * ay.input + y) * ax.input + z),
-                                     static_cast<size_t>(((o * p.channels + c) * ay.kernel + ky) * ax.kernel + kx)};
-                const double xv = form == 1 ? 1 : x.at(n, channel, y, z), wv = form == 2 ? 1 : w.at(o, c, ky, kx);
-                (*result)[at[form]] += xv * wv * (form == 0 ? 1 : g.at(n, o, oy, ox));
-              }
-}
+                      {"input gradient by tiles", 1, true, byTiles<true>},
+                      {"weight gradient by tiles", 2, true, weightGradientByTiles}};
 
 void report(const ConvolutionProblem& p, const Path& path, int variant, DType storage, DType format) {
   const ConvolutionAxis &ay = p.axes[0], &ax = p.axes[1];
@@ -184,18 +122,6 @@ ConvolutionAxis tiledAxisOf(int64_t input) {
     const int64_t before = below(5) - 1, output = input + before + below(5) - 3;
     if (output > 0) return {input, output, 3, 1, 1, before};
   }
-}
-
-/// A 3×3 convolution whose result has the extents of its input.
-ConvolutionProblem plainProblem(int64_t batch, int64_t channels, int64_t outputs, int64_t rows, int64_t columns) {
-  ConvolutionProblem p = {};
-  p.batch = batch;
-  p.groups = 1;
-  p.channels = channels;
-  p.outputs = outputs;
-  p.axes[0] = {rows, rows, 3, 1, 1, 1};
-  p.axes[1] = {columns, columns, 3, 1, 1, 1};
-  return p;
 }
 
 struct Filtered {
@@ -268,6 +194,95 @@ void checkInfinity(Pool* pool) {
   }
 }
 
+/// A weight gradient of float32 pictures.
+struct FilteredGradient {
+  Stored x, g;
+  ConvolutionProblem problem;
+
+  explicit FilteredGradient(const ConvolutionProblem& p)
+      : x(p.batch, p.channels, p.axes[0].input, p.axes[1].input, DType::float32, DType::float32, 0),
+        g(p.batch, p.outputs, p.axes[0].output, p.axes[1].output, DType::float32, DType::float32, 0),
+        problem(p) {
+    problem.x = x.view;
+    problem.g = g.view;
+  }
+
+  std::vector<float> byTiles(Pool* pool) const {
+    const int64_t taps = problem.channels * 9;
+    std::vector<float> result(static_cast<size_t>(problem.outputs * taps));
+    weightGradientByTiles(pool, problem, {nullptr, nullptr, result.data(), problem.outputs * taps, taps});
+    return result;
+  }
+};
+
+/// Sums that round. Every position of a tile is at most Σ|g| Σ|d|, of its 4 cotangents and 16 inputs; a weight takes 9 of the 16, by axis
+/// with factors 1, 1/2 and 1/2, so 4 in all; each product passes through at most tiles + 12 roundings: 4 of the transforms of its factors,
+/// its own addition and those of later tiles, which joining units and parts makes no more of, and 4 of the transform of sums.
+void checkGradientRounding(Pool* pool) {
+  const int64_t size = 13, tiles = (size + 1) / 2;
+  FilteredGradient f(plainProblem(3, 9, 19, size, size));
+  for (Stored* operand : {&f.x, &f.g}) {
+    float* data = reinterpret_cast<float*>(operand->bytes.data());
+    for (size_t i = 0; i < operand->values.size(); ++i)
+      operand->values[i] = data[i] = (static_cast<float>(below(1 << 20)) - 0.5e6f) / 0.5e6f;
+  }
+  const std::vector<float> got = f.byTiles(pool);
+  std::vector<double> expected(got.size(), 0.0);
+  addAll(f.problem, 2, f.x, f.x, f.g, &expected);
+  for (int64_t o = 0; o < f.problem.outputs; ++o) {
+    for (int64_t c = 0; c < f.problem.channels; ++c) {
+      double products = 0;
+      for (int64_t n = 0; n < f.problem.batch; ++n)
+        for (int64_t t = 0; t < tiles * tiles; ++t) {
+          const int64_t y = t / tiles * 2, x = t % tiles * 2;
+          products += absoluteSum(f.g, n, o, y, x, 2) * absoluteSum(f.x, n, c, y - 1, x - 1, 4);
+        }
+      const double bound = 4 * products * static_cast<double>(f.problem.batch * tiles * tiles + 12) * std::ldexp(1.0, -24);
+      for (int64_t t = 0; t < 9; ++t) {
+        const size_t i = static_cast<size_t>((o * f.problem.channels + c) * 9 + t);
+        if (std::fabs(got[i] - expected[i]) <= bound) continue;
+        std::printf("rounding: weight [%zu] is %.9g instead of %.9g, more than %g apart\n", i, got[i], expected[i], bound);
+        ++failures;
+        return;
+      }
+    }
+  }
+}
+
+/// An infinity at one place of one picture, of an input or (cotangent) of a cotangent, becomes finite in no weight that takes it, and
+/// touches weights of its own channel or output alone; none at all if no output sees it.
+void checkGradientInfinity(const ConvolutionProblem& p, bool cotangent, Pool* pool) {
+  FilteredGradient f(p);
+  const std::vector<float> finite = f.byTiles(pool);
+  Stored& operand = cotangent ? f.g : f.x;
+  const int64_t rows = operand.extents[2], columns = operand.extents[3], plane = 1;
+  const auto takes = [&](const ConvolutionAxis& axis, int64_t tap, int64_t at) {
+    const int64_t other = cotangent ? at + tap - axis.before : at + axis.before - tap;
+    return other >= 0 && other < (cotangent ? axis.input : axis.output);
+  };
+  const auto seen = [&](const ConvolutionAxis& axis, int64_t at) { return takes(axis, 0, at) || takes(axis, 1, at) || takes(axis, 2, at); };
+  for (int64_t at = 0; at < rows * columns; ++at) {
+    const int64_t y = at / columns, x = at % columns;
+    float& element = reinterpret_cast<float*>(operand.bytes.data())[plane * rows * columns + at];
+    const float kept = element;
+    element = INFINITY;
+    const std::vector<float> got = f.byTiles(pool);
+    element = kept;
+    for (int64_t i = 0; i < static_cast<int64_t>(got.size()); ++i) {
+      const int64_t channel = i / 9 % p.channels, output = i / 9 / p.channels, ky = i % 9 / 3, kx = i % 3;
+      const bool own = (cotangent ? output : channel) == plane;
+      const bool taken = own && takes(p.axes[0], ky, y) && takes(p.axes[1], kx, x);
+      const bool free = own && seen(p.axes[0], y) && seen(p.axes[1], x);
+      const size_t place = static_cast<size_t>(i);
+      if (taken ? !std::isfinite(got[place]) : free || got[place] == finite[place]) continue;
+      std::printf("an infinity at (%ld, %ld) of %s: weight [%ld] is %g\n", (long)y, (long)x, cotangent ? "a cotangent" : "an input",
+                  (long)i, got[place]);
+      ++failures;
+      return;
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -322,7 +337,7 @@ int main(int argc, char** argv) {
     }
   }
   // Bands of rows and of columns of tiles, channels beyond what is staged at once, pictures in several units.
-  const int64_t tiled[][5] = {{1, 18, 3, 60, 40}, {1, 3, 2, 3, 2300}, {2, 90, 17, 10, 6}, {37, 6, 7, 8, 8}};
+  const int64_t tiled[][5] = {{1, 18, 3, 60, 40}, {1, 3, 2, 3, 2300}, {2, 90, 17, 10, 6}, {37, 6, 7, 8, 8}, {3, 5, 150, 6, 9}, {1, 8, 9, 4, 88}};
   for (const int64_t(&size)[5] : tiled) {
     const ConvolutionProblem p = plainProblem(size[0], size[1], size[2], size[3], size[4]);
     for (const DType(&kind)[2] : kinds)
@@ -330,6 +345,13 @@ int main(int argc, char** argv) {
   }
   checkRounding(one);
   checkInfinity(one);
+  checkGradientRounding(one);
+  // Same extents; an odd result that crops its input, so that its last tiles reach beyond what any output sees.
+  ConvolutionProblem cropped = plainProblem(1, 3, 5, 11, 11);
+  cropped.axes[0] = {11, 7, 3, 1, 1, -1};
+  cropped.axes[1] = {11, 5, 3, 1, 1, -2};
+  for (const ConvolutionProblem& problem : {plainProblem(1, 3, 5, 11, 11), cropped})
+    for (const bool cotangent : {false, true}) checkGradientInfinity(problem, cotangent, one);
   destroyPool(one);
   destroyPool(three);
   if (failures > 0) std::printf("%d failures\n", failures);

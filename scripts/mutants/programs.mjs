@@ -123,6 +123,22 @@ export const mutants = [
     expected: "convolution_test.cc finds no fault in the sources",
   },
   {
+    name: "a weight gradient's middle row adds what it subtracts",
+    file: "native/src/kernels/winograd_cotangent.h",
+    find: "taps[1] = half * (m[step] - m[2 * step]);",
+    replace: "taps[1] = half * (m[step] + m[2 * step]);",
+    test: "test/native/convolution.test.ts",
+    expected: "convolution_test.cc finds no fault in the sources",
+  },
+  {
+    name: "a weight gradient's last tiles read what no output sees",
+    file: "native/src/kernels/winograd_weight.cc",
+    find: "least(axis.input, axis.output + axis.kernel - 1 - axis.before)",
+    replace: "axis.input",
+    test: "test/native/convolution.test.ts",
+    expected: "convolution_test.cc finds no fault in the sources",
+  },
+  {
     name: "step 3 and later replays stale inputs",
     file: "src/tensor/compile.ts",
     find: "return recordingFor(args).run(leaves, done);",

@@ -41,6 +41,7 @@ const GEOMETRIES: readonly Geometry[] = [
   { what: "tiles that reach past an odd picture", x: [2, 14, 9, 11], w: [13, 14, 3, 3], padding: [1, 1, 1, 1] },
   { what: "tiles, groups, paddings that differ", x: [5, 26, 6, 5], w: [26, 13, 3, 3], groups: 2, padding: [0, 2, 3, 1] },
   { what: "tiles, padding that cuts off", x: [2, 12, 9, 7], w: [13, 12, 3, 3], padding: [-1, 1, 2, -1] },
+  { what: "tiles, blocks of channels and panels of outputs", x: [2, 40, 3, 5], w: [92, 40, 3, 3], padding: [1, 1, 1, 1] },
   { what: "stride 2, even", x: [2, 3, 16, 16], w: [6, 3, 3, 3], stride: [2, 2], padding: [1, 1, 1, 1] },
   { what: "stride 2, odd", x: [2, 2, 9, 13], w: [5, 2, 3, 3], stride: [2, 2], padding: [1, 1, 1, 1] },
   { what: "1×1 with stride 2", x: [2, 6, 9, 8], w: [5, 6, 1, 1], stride: [2, 2] },

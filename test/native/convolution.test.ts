@@ -7,7 +7,10 @@ import { compile, sourcesOf, testOf } from "./compiled.ts";
 it("convolution_test.cc finds no fault in the sources", { timeout: 300_000 }, ({ skip }) => {
   const compiler = findCompiler();
   if (compiler === null) return skip("no C++ compiler; install one");
-  const sources = [testOf("convolution"), ...sourcesOf(["convolution", "convolution_weight", "winograd"])];
+  const sources = [
+    testOf("convolution"),
+    ...sourcesOf(["convolution", "convolution_weight", "winograd", "winograd_weight"]),
+  ];
   const program = compile(compiler, "convolution.sources", ["-O2", "-DBINADE_ISA=portable", ...sources]);
   execFileSync(program, { encoding: "utf8" });
 });

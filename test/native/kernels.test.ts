@@ -19,7 +19,7 @@ const PROGRAMS = [
   ["convert", []],
   ["gemm", ["gemm"]],
   ["attention", ["attention", "attention_backward"]],
-  ["convolution", ["convolution", "convolution_weight", "winograd"]],
+  ["convolution", ["convolution", "convolution_weight", "winograd", "winograd_weight"]],
   ["channel", ["channel", "vm", "vm_memory", "vm_ops", "vm_random"]],
   ["magnitudes", ["magnitudes", "vm", "vm_memory", "vm_ops", "vm_random"]],
 ] as const;

@@ -23,5 +23,9 @@ void convolutionInputGradient(Pool* pool, const ConvolutionProblem& problem, con
 /// dw from problem.x and problem.g, handed over as one picture of groups · outputs channels of channels · taps pixels.
 void convolutionWeightGradient(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink);
 
+/// The two ways to compute it. Tiles take at least one picture, 3×3 kernels of stride 1, float32 products.
+void weightGradientDirectly(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink);
+void weightGradientByTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink);
+
 }  // namespace BINADE_ISA
 }  // namespace binade

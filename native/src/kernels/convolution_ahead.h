@@ -37,5 +37,16 @@ static inline Ahead fetchAhead(const ImageView& view, int64_t image, int64_t ima
           multipleOf(partsOf(images * byteLength, calls), 64)};
 }
 
+/// As fetchAhead, of `rows` rows of one picture from `row` on.
+static inline Ahead fetchRowsAhead(const ImageView& view, int64_t image, int64_t channel, int64_t channels, int64_t row,
+                                   int64_t rows, int64_t columns, int64_t calls) {
+  if (view.strides[2] != columns || calls == 0) return {};
+  const int64_t element = byteLengthOfElement(view.storage), byteLength = multipleOf(rows * columns * element, 64);
+  const char* at = static_cast<const char*>(view.data) +
+                   (image * view.strides[0] + channel * view.strides[1] + row * view.strides[2]) * element;
+  return {at, byteLength, channels, byteLength, view.strides[1] * element - byteLength,
+          multipleOf(partsOf(channels * byteLength, calls), 64)};
+}
+
 }  // namespace BINADE_ISA
 }  // namespace binade

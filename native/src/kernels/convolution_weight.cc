@@ -10,6 +10,7 @@
 #include "convolution_micro.h"
 #include "convolution_stage.h"
 #include "vm.h"
+#include "winograd_cotangent.h"
 
 namespace binade {
 namespace BINADE_ISA {
@@ -377,7 +378,7 @@ void combineTask(void* context, int64_t task, int worker) {
 
 }  // namespace
 
-void convolutionWeightGradient(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
+void weightGradientDirectly(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
   Work work = {};
   work.pool = pool;
   work.problem = &problem;
@@ -388,6 +389,10 @@ void convolutionWeightGradient(Pool* pool, const ConvolutionProblem& problem, co
   if (problem.batch == 0) clearAhead(reinterpret_cast<char*>(plan.sums), columns * plan.columnLength() * 4);
   else parallelFor(pool, plan.parts * problem.groups * plan.channelBlocks, partTask, &work);
   parallelFor(pool, problem.groups * plan.strips, combineTask, &work);
+}
+
+void convolutionWeightGradient(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
+  (gradientTakesTiles(problem) ? weightGradientByTiles : weightGradientDirectly)(pool, problem, sink);
 }
 
 }  // namespace BINADE_ISA
