@@ -259,15 +259,9 @@ Ahead findTilesAhead(const TileWork& work, const TileUnit& next) {
   if (plan.columnBands > 1) return {};
   if (plan.rowBands == 1)
     return fetchAhead(*work.source, next.image, next.images, channel, plan.channels, plan.y.source, plan.x.source, calls);
-  // The band of each channel as a picture of its own.
-  const ImageView& source = *work.source;
   const int64_t first = most(next.top - plan.y.before, 0);
   const int64_t rows = least(next.top - plan.y.before + next.height + tileReads - tileOutputs, plan.y.source) - first;
-  if (source.strides[2] != plan.x.source || rows <= 0) return {};
-  const int64_t at = next.image * source.strides[0] + channel * source.strides[1] + first * source.strides[2];
-  const ImageView bands = {static_cast<const char*>(source.data) + at * byteLengthOfElement(source.storage), source.storage,
-                           source.format, {source.strides[1], rows * plan.x.source, plan.x.source}};
-  return fetchAhead(bands, 0, plan.channels, 0, 1, rows, plan.x.source, calls);
+  return rows > 0 ? fetchRowsAhead(*work.source, next.image, channel, plan.channels, first, rows, plan.x.source, calls) : Ahead{};
 }
 
 void runTileUnit(const TileWork& work, const TileUnit& unit, const TileRooms& rooms, int worker, Ahead ahead) {

@@ -2,7 +2,6 @@
 // instruction set.
 #pragma once
 #include "convolution_micro.h"
-#include "convolution_micro.h"
 #include "vm.h"
 #include "winograd.h"
 
