@@ -1,7 +1,7 @@
 /**
  * Does the precision change what a model learns? ResNet-20 on the generated shapes, each seed in each precision:
- * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1200] [--noise 8] [--threads 2]
- *   [--out accuracy.json] [--checkpoints folder]
+ * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1200] [--noise 8] [--pictures 12000]
+ *   [--threads 2] [--out accuracy.json] [--checkpoints folder]
  * Accuracies are over the 10 000 held-out pictures, after the last step. With --out, runs that the file has are not repeated;
  * with --checkpoints, one that was cut short goes on from its last hundredth step, and its seconds count from there.
  */
@@ -15,6 +15,7 @@ const { values: flags } = parseArgs({
     seeds: { type: "string", default: "0,1,2" },
     steps: { type: "string" },
     noise: { type: "string", default: "8" },
+    pictures: { type: "string", default: "12000" },
     threads: { type: "string", default: "2" },
     out: { type: "string" },
     checkpoints: { type: "string" },
@@ -27,7 +28,8 @@ const { CHECKPOINT_FILE, classificationTask, RESNET_PRESETS, train } = await imp
 const { depth, batch, learningRate, ...preset } = RESNET_PRESETS.s;
 const steps = Number(flags.steps ?? preset.steps);
 const device = useDevice("cpu", { threads: Number(flags.threads) });
-const data = { ...generatedShapes({ noise: Number(flags.noise) }), byteLength: 0, sha256: "" };
+const set = generatedShapes({ training: Number(flags.pictures), noise: Number(flags.noise) });
+const data = { ...set, name: `${flags.pictures} ${set.name}`, byteLength: 0, sha256: "" };
 
 /** One training from the first step to the last. */
 async function run(precision, seed) {
