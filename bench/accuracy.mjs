@@ -1,7 +1,9 @@
 /**
  * Does the precision change what a model learns? ResNet-20 on the generated shapes, each seed in each precision:
- * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 1200] [--noise 8] [--pictures 12000]
- *   [--threads 2] [--out accuracy.json] [--checkpoints folder]
+ * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 3000] [--noise 32]
+ *   [--pictures 100000] [--threads 2] [--out accuracy.json] [--checkpoints folder]
+ * Each picture is met about twice, so that none is learnt by heart, and has so much noise that nobody is right about all: seeds 7 and 8
+ * ended at 94.65 % both in float32. With 12 000 pictures and less noise four seeds ended between 95.1 and 96.5 %, too far apart to compare.
  * Accuracies are over the 10 000 held-out pictures, after the last step. With --out, runs that the file has are not repeated;
  * with --checkpoints, one that was cut short goes on from its last hundredth step, and its seconds count from there.
  */
@@ -13,9 +15,9 @@ const { values: flags } = parseArgs({
   options: {
     precisions: { type: "string", default: "fp32,bf16-mixed,fp16-mixed" },
     seeds: { type: "string", default: "0,1,2" },
-    steps: { type: "string" },
-    noise: { type: "string", default: "8" },
-    pictures: { type: "string", default: "12000" },
+    steps: { type: "string", default: "3000" },
+    noise: { type: "string", default: "32" },
+    pictures: { type: "string", default: "100000" },
     threads: { type: "string", default: "2" },
     out: { type: "string" },
     checkpoints: { type: "string" },
@@ -25,8 +27,8 @@ const { generatedShapes } = await import("../dist/data/index.js");
 const { nn, useDevice } = await import("../dist/index.js");
 const { CHECKPOINT_FILE, classificationTask, RESNET_PRESETS, train } = await import("../dist/train/index.js");
 
-const { depth, batch, learningRate, ...preset } = RESNET_PRESETS.s;
-const steps = Number(flags.steps ?? preset.steps);
+const { depth, batch, learningRate } = RESNET_PRESETS.s;
+const steps = Number(flags.steps);
 const device = useDevice("cpu", { threads: Number(flags.threads) });
 const set = generatedShapes({ training: Number(flags.pictures), noise: Number(flags.noise) });
 const data = { ...set, name: `${flags.pictures} ${set.name}`, byteLength: 0, sha256: "" };
