@@ -37,7 +37,7 @@ void directly(Pool* pool, const ConvolutionProblem& problem, const ImageSink& si
 }
 template <bool gradient>
 void byTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {
-  convolveTiles(pool, problem, sink, gradient);
+  convolveByTiles(pool, problem, sink, gradient);
 }
 
 /// Each form by itself, and what it chooses between.
@@ -139,7 +139,7 @@ struct Filtered {
   std::vector<float> byTiles(Pool* pool) const {
     const int64_t pixels = problem.axes[0].output * problem.axes[1].output;
     std::vector<float> result(static_cast<size_t>(problem.batch * problem.outputs * pixels));
-    convolveTiles(pool, problem, {nullptr, nullptr, result.data(), problem.outputs * pixels, pixels}, false);
+    convolveByTiles(pool, problem, {nullptr, nullptr, result.data(), problem.outputs * pixels, pixels}, false);
     return result;
   }
 };

@@ -7,6 +7,7 @@
 
 #include "convolution_ahead.h"
 #include "convolution_pack.h"
+#include "convolution_target.h"
 #include "winograd.h"
 
 namespace binade {
@@ -26,12 +27,6 @@ struct Work {
 };
 
 // --- Units ---------------------------------------------------------------------------------------------------------
-
-/// Where sums go: (row, image, line, column) at data[row * rowStride + image * imageStride + line * lineStride + column].
-struct Target {
-  float* data;
-  int64_t rowStride, imageStride, lineStride;
-};
 
 /// A run of neighbouring outputs of one line of one phase: at most vectorLanes / pieces of them.
 struct Piece {
@@ -196,18 +191,11 @@ Rooms makeRooms(const Work& work, int worker) {
   return rooms;
 }
 
-/// The unit's part of the result: in the sink's memory, or in scratch, row after row of (images, lines, columns).
-Target targetOf(const Work& work, const Unit& unit, const Rooms& rooms) {
-  const ImageSink& sink = *work.sink;
+Region regionOf(const Work& work, const Unit& unit) {
   const Plan& plan = work.plan;
-  if (sink.direct != nullptr) {
-    const int64_t channel = unit.group * plan.rows + plan.stripStarts[unit.firstStrip];
-    float* data = sink.direct + unit.image * sink.directImage + channel * sink.directChannel +
-                  unit.top * plan.x.result + unit.left;
-    return {data, sink.directChannel, sink.directImage, plan.x.result};
-  }
-  const int64_t width = unit.right - unit.left, pixels = (unit.bottom - unit.top) * width;
-  return {rooms.sums, unit.images * pixels, pixels, width};
+  const int64_t first = plan.stripStarts[unit.firstStrip];
+  return {unit.image, unit.images, unit.group * plan.rows + first, plan.stripStarts[unit.endStrip] - first,
+          unit.top, unit.left, unit.bottom - unit.top, unit.right - unit.left, plan.x.result};
 }
 
 /// to (count · step) from the sums of one column phase, or of two (step 2): `odd` follows `even`, one column later.
@@ -253,20 +241,6 @@ void mergePhases(const Work& work, const Unit& unit, const Rooms& rooms, const T
   }
 }
 
-void deliver(const Work& work, const Unit& unit, const Target& target, int64_t rows, int worker) {
-  const ImageSink& sink = *work.sink;
-  if (sink.direct != nullptr) return;
-  const Plan& plan = work.plan;
-  const int64_t channel = unit.group * plan.rows + plan.stripStarts[unit.firstStrip];
-  const int64_t width = unit.right - unit.left;
-  const bool whole = width == plan.x.result;  // else lines are delivered one by one
-  const int64_t runs = whole ? 1 : unit.bottom - unit.top, pixels = whole ? (unit.bottom - unit.top) * width : width;
-  for (int64_t image = 0; image < unit.images; ++image)
-    for (int64_t run = 0; run < runs; ++run)
-      sink.write(sink.context, unit.image + image, channel, rows, (unit.top + run) * plan.x.result + unit.left, pixels,
-                 target.data + image * target.imageStride + run * width, target.rowStride, worker);
-}
-
 /// The pictures of a unit that holds whole ones, fetched while the unit before it is computed.
 Ahead findAhead(const Work& work, const Unit& next) {
   const Plan& plan = work.plan;
@@ -280,8 +254,8 @@ Ahead findAhead(const Work& work, const Unit& next) {
 void runUnit(const Work& work, const Unit& unit, const Rooms& rooms, int worker, Ahead ahead) {
   const Plan& plan = work.plan;
   if (unit.bottom <= unit.top || unit.right <= unit.left) return;
-  const int64_t rows = plan.stripStarts[unit.endStrip] - plan.stripStarts[unit.firstStrip];
-  const Target target = targetOf(work, unit, rooms);
+  const Region region = regionOf(work, unit);
+  const Target target = targetOf(*work.sink, region, rooms.sums);
   for (int64_t phase = 0; phase < plan.phases; ++phase) {
     const Band lines = clipped(plan.y, phase / plan.x.outputPhases, unit.rows);
     const Band columns = clipped(plan.x, phase % plan.x.outputPhases, unit.columns);
@@ -305,8 +279,8 @@ void runUnit(const Work& work, const Unit& unit, const Rooms& rooms, int worker,
       slidePhase(work, unit, phase, rooms.outputs[phase], rooms.pieces + phase * rooms.piecesPerPhase,
                     rooms.targets[phase], rooms.staged, word, words, &ahead);
   }
-  if (plan.phases > 1) mergePhases(work, unit, rooms, target, rows);
-  deliver(work, unit, target, rows, worker);
+  if (plan.phases > 1) mergePhases(work, unit, rooms, target, region.channels);
+  deliver(*work.sink, region, target, worker);
 }
 
 void unitTask(void* context, int64_t task, int worker) {
@@ -339,7 +313,7 @@ void convolveDirectly(Pool* pool, const ConvolutionProblem& problem, const Image
 }
 
 static void convolve(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
-  (takesTiles(problem, gradient) ? convolveTiles : convolveDirectly)(pool, problem, sink, gradient);
+  (takesTiles(problem, gradient) ? convolveByTiles : convolveDirectly)(pool, problem, sink, gradient);
 }
 
 void convolutionForward(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink) {

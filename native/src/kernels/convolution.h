@@ -12,7 +12,7 @@ namespace BINADE_ISA {
 
 /// The two ways to compute a convolution, or (gradient) its input gradient. Tiles take 3×3 kernels of stride 1, float32 products.
 void convolveDirectly(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient);
-void convolveTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient);
+void convolveByTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient);
 
 /// out (batch, groups · outputs, output) from problem.x and problem.w.
 void convolutionForward(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink);

@@ -6,6 +6,7 @@
 #include "convolution.h"
 
 #include "convolution_ahead.h"
+#include "convolution_target.h"
 #include "winograd_plan.h"
 
 namespace binade {
@@ -49,12 +50,6 @@ TileUnit tileUnitAt(const TileWork& work, int64_t index) {
   return unit;
 }
 
-/// Where outputs go: (row, image, line, column) at data[row * rowStride + image * imageStride + line * lineStride + column].
-struct TileTarget {
-  float* data;
-  int64_t rowStride, imageStride, lineStride;
-};
-
 /// Neighbouring tiles of one line, vectorLanes / pieces at most, and their outputs.
 struct TilePiece {
   int64_t at;              // in a target
@@ -94,21 +89,13 @@ TileRooms makeTileRooms(const TileWork& work, int worker) {
   return rooms;
 }
 
-/// The unit's part of the result: in the sink's memory, or in scratch.
-TileTarget tileTargetOf(const TileWork& work, const TileUnit& unit, const TileRooms& rooms) {
-  const ImageSink& sink = *work.sink;
+Region regionOf(const TileWork& work, const TileUnit& unit) {
   const TilePlan& plan = work.plan;
-  if (sink.direct == nullptr) {
-    const int64_t pixels = unit.height * unit.width;
-    return {rooms.sums, unit.images * pixels, pixels, unit.width};
-  }
-  float* data = sink.direct + unit.image * sink.directImage + unit.group * plan.rows * sink.directChannel +
-                unit.top * plan.resultColumns + unit.left;
-  return {data, sink.directChannel, sink.directImage, plan.resultColumns};
+  return {unit.image, unit.images, unit.group * plan.rows, plan.rows, unit.top, unit.left, unit.height, unit.width, plan.resultColumns};
 }
 
 /// Lists the pieces of a unit in row-major order, and empty ones up to a whole block; returns how many blocks there are.
-int64_t listTiles(const TilePlan& plan, const TileUnit& unit, const TileTarget& target, const TileRooms& rooms) {
+int64_t listTiles(const TilePlan& plan, const TileUnit& unit, const Target& target, const TileRooms& rooms) {
   const int64_t perPiece = vectorLanes / plan.pieces, perBlock = 2 * plan.pieces;
   int64_t count = 0;
   for (int64_t image = 0; image < unit.images; ++image) {
@@ -198,7 +185,7 @@ static inline void storeTiles(const float* m, const TilePiece* list, bool full, 
 }
 
 template <int pieces>
-void storeBlock(const float* products, int64_t rows, const TilePiece* list, const TileTarget& target, float* row) {
+void storeBlock(const float* products, int64_t rows, const TilePiece* list, const Target& target, float* row) {
   bool full = true;
   for (int j = 0; j < 2 * pieces; ++j)
     full = full && list[j].lines == tileOutputs && list[j].columns == tileOutputs * vectorLanes / pieces;
@@ -212,7 +199,7 @@ void storeBlock(const float* products, int64_t rows, const TilePiece* list, cons
 
 /// Sums of products of one block of tiles with strips [first, end), and their outputs.
 void multiplyBlock(const TileWork& work, const TileRooms& rooms, int64_t group, int64_t block, int64_t first, int64_t end,
-                   const TileTarget& target, Ahead* ahead) {
+                   const Target& target, Ahead* ahead) {
   const TilePlan& plan = work.plan;
   const int64_t places[2] = {0, vectorByteLength}, start = plan.stripStarts[first];
   // In locals: a kernel might write a plan, for all that the compiler knows.
@@ -239,19 +226,6 @@ void multiplyBlock(const TileWork& work, const TileRooms& rooms, int64_t group, 
   store(rooms.products, plan.stripStarts[end] - start, list, target, target.data + start * target.rowStride);
 }
 
-void deliverTiles(const TileWork& work, const TileUnit& unit, const TileTarget& target, int worker) {
-  const ImageSink& sink = *work.sink;
-  if (sink.direct != nullptr) return;
-  const TilePlan& plan = work.plan;
-  const bool whole = unit.width == plan.resultColumns;  // else lines are delivered one by one
-  const int64_t runs = whole ? 1 : unit.height, pixels = whole ? unit.height * unit.width : unit.width;
-  for (int64_t image = 0; image < unit.images; ++image)
-    for (int64_t run = 0; run < runs; ++run)
-      sink.write(sink.context, unit.image + image, unit.group * plan.rows, plan.rows,
-                 (unit.top + run) * plan.resultColumns + unit.left, pixels,
-                 target.data + image * target.imageStride + run * unit.width, target.rowStride, worker);
-}
-
 /// The rows that a unit reads, fetched while the unit before it is computed.
 Ahead findTilesAhead(const TileWork& work, const TileUnit& next) {
   const TilePlan& plan = work.plan;
@@ -266,7 +240,8 @@ Ahead findTilesAhead(const TileWork& work, const TileUnit& next) {
 
 void runTileUnit(const TileWork& work, const TileUnit& unit, const TileRooms& rooms, int worker, Ahead ahead) {
   const TilePlan& plan = work.plan;
-  const TileTarget target = tileTargetOf(work, unit, rooms);
+  const Region region = regionOf(work, unit);
+  const Target target = targetOf(*work.sink, region, rooms.sums);
   const int64_t blocks = listTiles(plan, unit, target, rooms);
   const auto transform = plan.pieces == 1 ? transformPictures<1> : plan.pieces == 2 ? transformPictures<2> : transformPictures<4>;
   for (int64_t channel = 0; channel < plan.channels; channel += plan.chunkChannels) {
@@ -280,7 +255,7 @@ void runTileUnit(const TileWork& work, const TileUnit& unit, const TileRooms& ro
   for (int64_t strip = 0; strip < plan.strips; strip += plan.blockStrips)
     for (int64_t block = 0; block < blocks; ++block)
       multiplyBlock(work, rooms, unit.group, block, strip, least(strip + plan.blockStrips, plan.strips), target, &ahead);
-  deliverTiles(work, unit, target, worker);
+  deliver(*work.sink, region, target, worker);
 }
 
 void tileTask(void* context, int64_t task, int worker) {
@@ -292,7 +267,7 @@ void tileTask(void* context, int64_t task, int worker) {
 
 }  // namespace
 
-void convolveTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
+void convolveByTiles(Pool* pool, const ConvolutionProblem& problem, const ImageSink& sink, bool gradient) {
   if (problem.batch == 0) return;
   TileWork work = {};
   work.pool = pool;
