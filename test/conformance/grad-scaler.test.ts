@@ -17,6 +17,7 @@ import {
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 import { readJson } from "../support/fixtures.ts";
+import { weight } from "../support/variables.ts";
 
 interface ScalerFixture {
   readonly cases: {
@@ -31,9 +32,6 @@ interface ScalerFixture {
   };
 }
 const { cases } = readJson<ScalerFixture>("scaler.json");
-
-const weight = (values: readonly number[] = [1, 1], name = "w"): Variable =>
-  new Variable(name, [values.length], "float32", new Float32Array(values));
 
 describe.each(DEVICES)("GradScaler on %s", (device) => {
   beforeAll(() => {

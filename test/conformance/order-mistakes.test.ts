@@ -16,8 +16,7 @@ import {
   Variable,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
-
-const weight = (): Variable => new Variable("w", [2], "float32", Float32Array.of(1, 1));
+import { weight } from "../support/variables.ts";
 
 describe.each(DEVICES)("GradScaler on %s", (device) => {
   beforeAll(() => {

@@ -23,6 +23,7 @@ import {
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 import { uniforms } from "../support/random.ts";
+import { bytesOf } from "../support/variables.ts";
 
 type Layer = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d;
 
@@ -187,9 +188,6 @@ function expectSums(actual: ArrayLike<number>, { sums, sizes }: ReturnType<typeo
     !(Math.abs((sums[i] as number) - (actual[i] as number)) <= 2 ** -16 * (sizes[i] as number));
   expect(Array.from(sums, (_, i) => i).filter(isFar)).toEqual([]);
 }
-
-const bytesOf = async (variables: Iterable<Variable>): Promise<readonly string[]> =>
-  Promise.all([...variables].map(async (v) => Buffer.from(await v.bytes()).toString("hex")));
 
 describe.each(DEVICES)("on %s", (device) => {
   beforeAll(() => {

@@ -21,6 +21,7 @@ import {
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
 import { uniforms } from "../support/random.ts";
+import { bytesOf } from "../support/variables.ts";
 
 /** Not divisible by 32, and more than one block along every axis that a product sums over. */
 const [ROWS, IN, OUT] = [40, 70, 36];
@@ -78,9 +79,6 @@ const byBlock = ({ data, rows, columns }: Matrix, format: Float8DType): Matrix =
     held.set(quantizeByBlock(data.subarray(r * columns, (r + 1) * columns), format, "rceil").values, r * columns);
   return matrix(held, rows, columns);
 };
-
-const bytesOf = async (variables: Iterable<Variable>): Promise<readonly string[]> =>
-  Promise.all([...variables].map(async (v) => Buffer.from(await v.bytes()).toString("hex")));
 
 describe.each(DEVICES)("on %s", (device) => {
   beforeAll(() => {

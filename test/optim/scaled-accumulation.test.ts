@@ -14,15 +14,10 @@ import {
   type Tensor,
   tensor,
   useDevice,
-  Variable,
+  type Variable,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
-
-const weight = (values: readonly number[] = [1, 1], name = "w"): Variable =>
-  new Variable(name, [values.length], "float32", new Float32Array(values));
-const valuesOf = async (v: Variable): Promise<readonly number[]> => [...(await v.read().data())].map(Number);
-const bytesOf = (variables: Iterable<Variable>): Promise<readonly string[]> =>
-  Promise.all([...variables].map(async (v) => `${v.name} ${await v.bytes()}`));
+import { bytesOf, valuesOf, weight } from "../support/variables.ts";
 
 describe.each(DEVICES)("scaled accumulation on %s", (device) => {
   beforeAll(() => {

@@ -15,12 +15,9 @@ import {
   type Tensor,
   tensor,
   useDevice,
-  Variable,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
-
-const weight = (values: readonly number[] = [1, 1], name = "w"): Variable =>
-  new Variable(name, [values.length], "float32", new Float32Array(values));
+import { weight } from "../support/variables.ts";
 
 describe.each(DEVICES)("the state of a scaler on %s", (device) => {
   beforeAll(() => {

@@ -15,13 +15,9 @@ import {
   type Tensor,
   tensor,
   useDevice,
-  Variable,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
-
-const weight = (values: readonly number[] = [1, 1], name = "w"): Variable =>
-  new Variable(name, [values.length], "float32", new Float32Array(values));
-const valuesOf = async (v: Variable): Promise<readonly number[]> => [...(await v.read().data())].map(Number);
+import { valuesOf, weight } from "../support/variables.ts";
 
 describe.each(DEVICES)("several scalers on %s", (device) => {
   beforeAll(() => {

@@ -10,14 +10,9 @@ import {
   type Tensor,
   tensor,
   useDevice,
-  Variable,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
-
-const weight = (values: readonly number[] = [1, 1], name = "w"): Variable =>
-  new Variable(name, [values.length], "float32", new Float32Array(values));
-const bytesOf = (variables: Iterable<Variable>): Promise<readonly string[]> =>
-  Promise.all([...variables].map(async (v) => `${v.name} ${await v.bytes()}`));
+import { bytesOf, weight } from "../support/variables.ts";
 
 describe.each(DEVICES)("reasons on %s", (device) => {
   beforeAll(() => {

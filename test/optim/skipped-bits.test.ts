@@ -16,6 +16,7 @@ import {
   Variable,
 } from "../../src/index.ts";
 import { DEVICES } from "../support/devices.ts";
+import { bytesOf } from "../support/variables.ts";
 
 /**
  * Bytes of a variable: patterns of 16 bits, of either sign in turns, from bfloat16's infinity and NaNs on and around to the numbers
@@ -36,9 +37,6 @@ async function fill(variables: readonly Variable[]): Promise<void> {
   const isNumber = ({ dtype }: Variable): boolean => dtype !== "int32" && dtype !== "uint32";
   for (const variable of variables.filter(isNumber)) await variable.load(everyPattern(variable));
 }
-
-const bytesOf = (variables: readonly Variable[]): Promise<string[]> =>
-  Promise.all(variables.map(async (v) => `${v.name} ${Buffer.from(await v.bytes()).toString("base64")}`));
 
 /** That a step which must skip moves nothing of these variables, twice in a row. */
 async function expectNothingMoves(variables: readonly Variable[], step: () => StepOutcome | Promise<StepOutcome>) {
