@@ -1,10 +1,11 @@
 /** A GPT: pre-norm transformer decoder with learned positions, exact GELU, and a head of its own. */
 import { BinadeError } from "../errors.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
-import { checkpoint } from "../tensor/checkpoint.ts";
+import { type CheckpointOptions, checkpoint } from "../tensor/checkpoint.ts";
 import { scaledDotProductAttention } from "../tensor/functions.ts";
 import { RandomStream } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type BlockChoice, recomputedBlocks } from "./blocks.ts";
 import { type Initializer, normal, type Seed, seedsOf, zeros } from "./initializers.ts";
 import { Dropout, Embedding, LayerNorm, Linear } from "./layers.ts";
 import { Module } from "./module.ts";
@@ -156,7 +157,7 @@ export interface GPTOptions {
    * Blocks whose values backward recomputes (see `checkpoint`): "all", or positions from 0 on. Default none, which leaves the
    * choice to `compile(fn, { memoryBudget })`. Loss and gradients have the same bits either way.
    */
-  readonly checkpointBlocks?: "all" | readonly number[];
+  readonly checkpointBlocks?: BlockChoice;
 }
 
 const KEYS = ["vocabulary", "context", "layers", "heads", "width", "dropout", "seed", "random", "checkpointBlocks"];
@@ -182,7 +183,7 @@ export class GPT extends Module {
   readonly blocks: readonly Block[];
   readonly finalNorm: LayerNorm;
   readonly head: Linear;
-  readonly #recomputed: ReadonlySet<number>;
+  readonly #recompute: (block: number) => CheckpointOptions;
 
   constructor(options: GPTOptions) {
     super();
@@ -192,7 +193,7 @@ export class GPT extends Module {
     requireInteger("GPT: context", context, 1);
     requireInteger("GPT: layers", layers, 1);
     requireHeads("GPT", width, heads);
-    this.#recomputed = recomputedBlocks(options.checkpointBlocks ?? [], layers);
+    this.#recompute = recomputedBlocks("GPT", options.checkpointBlocks ?? [], layers);
     this.options = { vocabulary, context, layers, heads, width, dropout, seed };
     this.random = options.random ?? new RandomStream(seed);
     this.dropout = new Dropout(dropout, { random: this.random });
@@ -224,7 +225,7 @@ export class GPT extends Module {
     const positions = this.positionEmbedding.weight.read().slice(0, 0, time);
     const embedded = this.dropout.forward(this.tokenEmbedding.forward(tokens).add(positions));
     const hidden = this.blocks.reduce(
-      (x, block, i) => checkpoint(() => block.forward(x), { when: this.#recomputed.has(i) ? "always" : "budget" }),
+      (x, block, i) => checkpoint(() => block.forward(x), this.#recompute(i)),
       embedded,
     );
     return this.head.forward(this.finalNorm.forward(hidden));
@@ -245,15 +246,4 @@ export class GPT extends Module {
       `GPT: expected tokens of int32, uint32 or uint8, got ${dtype}; cast them, for instance tokens.cast("int32")`,
     );
   }
-}
-
-function recomputedBlocks(chosen: "all" | readonly number[], layers: number): ReadonlySet<number> {
-  const blocks = Array.from({ length: layers }, (_, i) => i);
-  if (chosen === "all") return new Set(blocks);
-  const wrong = Array.isArray(chosen) ? chosen.find((i) => !blocks.includes(i)) : chosen;
-  if (wrong === undefined) return new Set(chosen);
-  throw new BinadeError(
-    "option.invalid",
-    `GPT: checkpointBlocks: expected "all" or positions from 0 to ${layers - 1}, got ${JSON.stringify(wrong)}; leave out what is not a block`,
-  );
 }

@@ -1,4 +1,5 @@
 /** Modules, layers and initial values: re-exports only. */
+export type { BlockChoice } from "./blocks.ts";
 export {
   BatchNorm1d,
   BatchNorm2d,

@@ -1,9 +1,11 @@
 /** Residual networks for small pictures: He et al. 2015, arXiv:1512.03385, section 4.2. */
 import { BinadeError } from "../errors.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
+import { type CheckpointOptions, checkpoint } from "../tensor/checkpoint.ts";
 import { zeros } from "../tensor/create.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type BlockChoice, recomputedBlocks } from "./blocks.ts";
 import { BatchNorm2d } from "./channel-norm.ts";
 import { Conv2d } from "./convolution.ts";
 import { type Initializer, normal, type Seed, seedsOf } from "./initializers.ts";
@@ -136,9 +138,14 @@ export interface ResNetOptions {
   readonly shortcut?: Shortcut;
   /** Default: the process's sequence, see `manualSeed`. */
   readonly seed?: Seed;
+  /**
+   * Blocks whose values backward recomputes (see `checkpoint`): "all", or positions from 0 on. Default none, which leaves the
+   * choice to `compile(fn, { memoryBudget })`. Loss, gradients and running statistics have the same bits either way.
+   */
+  readonly checkpointBlocks?: BlockChoice;
 }
 
-const KEYS = ["depth", "classes", "channels", "width", "shortcut", "seed"];
+const KEYS = ["depth", "classes", "channels", "width", "shortcut", "seed", "checkpointBlocks"];
 
 /**
  * A classifier: (batch, channels, height, width) → logits (batch, classes). A convolution, three stages of residual blocks
@@ -151,10 +158,11 @@ const KEYS = ["depth", "classes", "channels", "width", "shortcut", "seed"];
  * const loss = autocast("bfloat16", () => crossEntropy(model.forward(pictures), labels));
  */
 export class ResNet extends Module {
-  readonly options: Readonly<Required<Omit<ResNetOptions, "seed">>>;
+  readonly options: Readonly<Required<Omit<ResNetOptions, "seed" | "checkpointBlocks">>>;
   readonly stem: ConvNorm;
   readonly blocks: readonly ResidualBlock[];
   readonly head: Linear;
+  readonly #recompute: (block: number) => CheckpointOptions;
 
   constructor(options: ResNetOptions = {}) {
     super();
@@ -168,6 +176,7 @@ export class ResNet extends Module {
     this.options = { depth, classes, channels, width, shortcut };
     const seed = seedsOf(options.seed);
     const perStage = (depth - 2) / 6;
+    this.#recompute = recomputedBlocks("ResNet", options.checkpointBlocks ?? [], 3 * perStage);
     this.stem = new ConvNorm(channels, width, 3, { stride: 1, seed });
     this.blocks = Array.from({ length: 3 * perStage }, (_, i) => {
       const stage = Math.floor(i / perStage);
@@ -182,7 +191,10 @@ export class ResNet extends Module {
 
   /** @throws BinadeError `shape.mismatch` for other channels; `shape.invalid` for another number of axes. */
   forward(pictures: Tensor): Tensor {
-    const features = this.blocks.reduce((x, block) => block.forward(x), this.stem.forward(pictures).relu());
+    const features = this.blocks.reduce(
+      (x, block, i) => checkpoint(() => block.forward(x), this.#recompute(i)),
+      this.stem.forward(pictures).relu(),
+    );
     return this.head.forward(features.mean({ axes: [2, 3] }));
   }
 }

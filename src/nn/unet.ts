@@ -1,6 +1,7 @@
 /** A U-Net: a label for every pixel. Ronneberger et al. 2015, arXiv:1505.04597, with padding and batch norms. */
 import { BinadeError } from "../errors.ts";
 import { requireInteger, requireKnownKeys } from "../precision/options.ts";
+import { checkpoint } from "../tensor/checkpoint.ts";
 import { concatenate } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { BatchNorm2d } from "./channel-norm.ts";
@@ -98,10 +99,14 @@ export class UNet extends Module {
 
   forward(pictures: Tensor): Tensor {
     this.#requirePictures(pictures);
-    const seen = [this.stem.forward(pictures)];
-    for (const down of this.downs) seen.push(down.forward(seen[seen.length - 1] as Tensor));
+    const part = (forward: () => Tensor): Tensor => checkpoint(forward, { when: "budget" });
+    const seen = [part(() => this.stem.forward(pictures))];
+    for (const down of this.downs) {
+      const above = seen[seen.length - 1] as Tensor;
+      seen.push(part(() => down.forward(above)));
+    }
     const lowest = seen.pop() as Tensor;
-    const whole = this.ups.reduce((x, up, i) => up.forward(x, seen[seen.length - 1 - i] as Tensor), lowest);
+    const whole = this.ups.reduce((x, up, i) => part(() => up.forward(x, seen[seen.length - 1 - i] as Tensor)), lowest);
     return this.head.forward(whole);
   }
 

@@ -115,7 +115,7 @@ export function trainCommand(context: CommandContext): Command {
       parsedOption(
         "--memory-budget <bytes>",
         byteCount,
-        "most memory of a step in all; blocks of a gpt are recomputed to stay within it",
+        "most memory of a step in all; blocks are recomputed to stay within it",
         "none",
       ),
     )
