@@ -57,8 +57,9 @@ const RADIUS = [7, 12] as const;
 const LIGHT = [70, 185] as const;
 /** Width over height of a shape. */
 const ASPECT = [0.8, 1.25] as const;
-/** Distance between the colours of shape and background. */
-const CONTRAST = [50, 150] as const;
+/** Distance between the colours of shape and background: the least that is usual, and the greatest. */
+const LEAST_CONTRAST = 50;
+const GREATEST_CONTRAST = 150;
 const NOISE = 8;
 const TEXTURE = 18;
 /** Small shapes of any class beside and upon the one that counts. */
@@ -186,15 +187,17 @@ interface Recipe {
   /** Separates sets of one seed. */
   readonly part: number;
   readonly noise: number;
+  readonly leastContrast: number;
 }
 
-function paint(label: number, noise: number, draws: Draws, canvas: Canvas, out: Uint8Array): void {
+function paint(label: number, { noise, leastContrast }: Recipe, draws: Draws, canvas: Canvas, out: Uint8Array): void {
   paintBackground(canvas, draws);
   const radius = draws.between(RADIUS);
   // The whole shape is in the picture: it is never a guess what was cut off.
   const place = [radius * 0.9, SIZE - 1 - radius * 0.9] as const;
   const main = { radius, centerX: draws.between(place), centerY: draws.between(place) };
-  const tint = drawTint(draws, draws.between(CONTRAST));
+  const contrast = [leastContrast, GREATEST_CONTRAST] as const;
+  const tint = drawTint(draws, draws.between(contrast));
   paintShape(canvas, { ...main, distance: DISTANCES[label] ?? star }, tint, draws);
   for (let i = draws.below(DISTRACTORS + 1); i > 0; i--) {
     const small = {
@@ -203,7 +206,7 @@ function paint(label: number, noise: number, draws: Draws, canvas: Canvas, out: 
       centerY: draws.between([0, SIZE]),
     };
     const distance = DISTANCES[draws.below(DISTANCES.length)] ?? star;
-    paintShape(canvas, { ...small, distance }, drawTint(draws, draws.between(CONTRAST)), draws);
+    paintShape(canvas, { ...small, distance }, drawTint(draws, draws.between(contrast)), draws);
   }
   draws.develop(canvas, noise, out);
 }
@@ -212,15 +215,15 @@ function paint(label: number, noise: number, draws: Draws, canvas: Canvas, out: 
 const STREAM = 0x53484150;
 
 /** `count` pictures, classes in turn. */
-function paintAll(count: number, { seed, part, noise }: Recipe): Pictures {
+function paintAll(count: number, recipe: Recipe): Pictures {
   const bytes = CHANNELS * PLANE;
   const pixels = new Uint8Array(count * bytes);
   const labels = Int32Array.from({ length: count }, (_, i) => i % CLASSES.length);
   const [canvas, words, draws] = [new Float32Array(bytes), new Uint32Array(4), new Draws()];
   labels.forEach((label, i) => {
-    philox([i, part, 0, STREAM], philoxKey(seed), words);
+    philox([i, recipe.part, 0, STREAM], philoxKey(recipe.seed), words);
     draws.restart(words[0] ?? 0);
-    paint(label, noise, draws, canvas, pixels.subarray(i * bytes, (i + 1) * bytes));
+    paint(label, recipe, draws, canvas, pixels.subarray(i * bytes, (i + 1) * bytes));
   });
   return { pixels, labels, channels: CHANNELS, height: SIZE, width: SIZE, classes: CLASSES };
 }
@@ -234,6 +237,11 @@ export interface GeneratedShapesOptions {
   readonly heldOut?: number;
   /** Standard deviation of the noise on every byte of a picture: integer from 0 to 127. Default 8. */
   readonly noise?: number;
+  /**
+   * Least distance between the colours of a shape and of what is behind it, in steps of brightness: integer from 0, where some shapes
+   * cannot be seen at all, to 150, the greatest distance. Default 50.
+   */
+  readonly leastContrast?: number;
 }
 
 /**
@@ -246,15 +254,20 @@ export interface GeneratedShapesOptions {
  * const { training, heldOut } = generatedShapes({ seed: 1 }); // 22 000 pictures in about two seconds
  */
 export function generatedShapes(options: GeneratedShapesOptions = {}): PictureSet {
-  requireKnownKeys("generatedShapes", options, ["seed", "training", "heldOut", "noise"]);
-  const { seed = 0, training = 12_000, heldOut = 10_000, noise = NOISE } = options;
+  requireKnownKeys("generatedShapes", options, ["seed", "training", "heldOut", "noise", "leastContrast"]);
+  const { seed = 0, training = 12_000, heldOut = 10_000, noise = NOISE, leastContrast = LEAST_CONTRAST } = options;
   requireInteger("generatedShapes: seed", seed, 0, Number.MAX_SAFE_INTEGER);
   requireInteger("generatedShapes: training", training, 1);
   requireInteger("generatedShapes: heldOut", heldOut, 1);
   requireInteger("generatedShapes: noise", noise, 0, 127);
+  requireInteger("generatedShapes: leastContrast", leastContrast, 0, GREATEST_CONTRAST);
+  const unusual = [
+    ...(noise === NOISE ? [] : [`noise ${noise}`]),
+    ...(leastContrast === LEAST_CONTRAST ? [] : [`contrast from ${leastContrast}`]),
+  ];
   return {
-    name: `generated shapes, seed ${seed}${noise === NOISE ? "" : `, noise ${noise}`}`,
-    training: paintAll(training, { seed, part: 0, noise }),
-    heldOut: paintAll(heldOut, { seed, part: 1, noise }),
+    name: ["generated shapes", `seed ${seed}`, ...unusual].join(", "),
+    training: paintAll(training, { seed, part: 0, noise, leastContrast }),
+    heldOut: paintAll(heldOut, { seed, part: 1, noise, leastContrast }),
   };
 }

@@ -78,7 +78,35 @@ describe("generatedShapes", () => {
     expect(noisy?.name).toBe("generated shapes, seed 0, noise 40");
   });
 
+  it("lets shapes be as faint as asked for on the same backgrounds, and says so", () => {
+    const count = 200;
+    const sets = [0, 150].map((leastContrast) =>
+      generatedShapes({ training: count, heldOut: 1, noise: 0, leastContrast }),
+    );
+    const [faint, strong] = sets.map((set) => set.training.pixels);
+    const difference = (i: number, at: number): number =>
+      Math.hypot(
+        ...[0, 1, 2].map((c) => (faint?.[i * 3072 + c * 1024 + at] ?? 0) - (strong?.[i * 3072 + c * 1024 + at] ?? 0)),
+      );
+    const greatest = Array.from({ length: count }, (_, i) =>
+      Math.max(...Array.from({ length: 1024 }, (_, at) => difference(i, at))),
+    );
+    // One set has every shape at a distance of 150, the other at any from 0 on: they differ by anything from 0 to 150, plus roundings
+    // and what small shapes add. In every picture, most of the background is the same.
+    expect(Math.min(...greatest)).toBeLessThan(20);
+    expect(Math.max(...greatest)).toBeGreaterThan(130);
+    expect(Array.from({ length: 1024 }, (_, at) => difference(0, at)).filter((d) => d === 0).length).toBeGreaterThan(
+      512,
+    );
+    expect(sets.map(({ name }) => name)).toEqual([
+      "generated shapes, seed 0, noise 0, contrast from 0",
+      "generated shapes, seed 0, noise 0, contrast from 150",
+    ]);
+  });
+
   it.each([
+    { leastContrast: -1 },
+    { leastContrast: 151 },
     { training: 0 },
     { heldOut: 0 },
     { seed: -1 },
