@@ -19,8 +19,10 @@ export function requireOperands(
   optional: Readonly<Record<string, unknown>> = {},
 ): void {
   for (const [name, value] of Object.entries(operands)) requireTensor(`${subject}: ${name}`, value);
-  for (const [name, value] of Object.entries(optional))
-    if (value !== undefined) requireTensor(`${subject}: ${name}`, value);
+  for (const [name, value] of Object.entries(optional)) {
+    if (value === undefined || value instanceof Tensor) continue;
+    throw invalid(`${subject}: ${name}`, "a tensor, or undefined where there is none", value, "options come last");
+  }
 }
 
 /** Throws `option.invalid` unless `step` is a function that can be recorded: a compiled one runs when it is called. */

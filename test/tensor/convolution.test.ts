@@ -154,6 +154,12 @@ describe("convolutions refuse", () => {
       ["groups 3"],
     ],
     [
+      "options in the bias's place",
+      () => conv2d(x(1, 3, 4, 4), x(8, 3, 1, 1), { padding: 1 } as never),
+      "option.invalid",
+      ["conv2d: bias", "undefined where there is none", "options come last"],
+    ],
+    [
       "a picture without a batch",
       () => conv2d(x(3, 4, 4), x(8, 3, 1, 1)),
       "shape.invalid",
