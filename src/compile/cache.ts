@@ -1,7 +1,7 @@
 /** Structural keys: two requests of equal structure over different leaves share one program. */
 import { attributesKey, type Node, opId } from "../ir/graph.ts";
 import { postorder } from "../ir/walk.ts";
-import { isInput } from "./fuse.ts";
+import { isInput } from "./inline.ts";
 import type { Request } from "./program.ts";
 
 export interface Structure {

@@ -11,6 +11,8 @@ export class Cluster {
   epilogue = new Set<Node>();
   /** The stored values that members read, results of other members included. */
   readonly reads = new Set<Node>();
+  /** In a topological order of all clusters: none needs the results of one whose position is greater. */
+  position = 0;
 
   constructor(kind: KernelKind, node: Node) {
     this.kind = kind;

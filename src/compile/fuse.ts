@@ -1,19 +1,18 @@
 /** Which nodes share a kernel: pointwise chains with each other, after a core (epilogue) and before one (prologue). */
 import type { Node } from "../ir/graph.ts";
 import { reshapeView, type Shape, sameShape, sizeOf } from "../ops/shape.ts";
-import { Cluster, domainOf, kindOf, operandDomain, siblingKey } from "./cluster.ts";
+import { type Cluster, domainOf, kindOf, operandDomain, siblingKey } from "./cluster.ts";
+import { ClusterGraph } from "./cluster-graph.ts";
 import {
-  awaitedBy,
   inlined,
   isCopy,
+  isInput,
   isRandom,
   memoryOf,
   type Reader,
   readersOf,
   reordersOperand,
-  type Source,
   sourceOf,
-  storedBehind,
 } from "./inline.ts";
 import type { KernelKind, Request } from "./program.ts";
 
@@ -57,49 +56,21 @@ export function partition(nodes: readonly Node[], request: Request, fuse: boolea
   return { groups: fusion.groups(), inline };
 }
 
-export const isInput = (node: Node): boolean => node.op.kind === "source" && node.op.source === "input";
-
 function requiredNodes(request: Request): ReadonlySet<Node> {
   return new Set([...request.outputs, ...request.assignments.values()].map((n) => memoryOf(sourceOf(n).base)));
 }
 
 class Fusion {
   readonly #inline: ReadonlySet<Node>;
-  readonly #clusterOf = new Map<Node, Cluster>();
-  readonly #clusters = new Set<Cluster>();
-  readonly #operandsOf = new Map<Node, readonly Source[]>();
+  readonly #graph: ClusterGraph;
 
   constructor(inline: ReadonlySet<Node>, computed: readonly Node[]) {
     this.#inline = inline;
-    for (const node of computed) {
-      const cluster = new Cluster(kindOf(node), node);
-      this.#clusters.add(cluster);
-      this.#hold(node, cluster);
-    }
+    this.#graph = new ClusterGraph(computed, inline);
   }
 
   groups(): readonly Group[] {
-    return [...this.#clusters];
-  }
-
-  /** Stored or clustered values that `node` reads, seen through inlined expressions. */
-  #operands(node: Node): readonly Source[] {
-    const known = this.#operandsOf.get(node);
-    if (known !== undefined) return known;
-    const found = node.inputs.flatMap((input) => {
-      const source = sourceOf(input);
-      if (this.#inline.has(source.base)) return this.#operands(source.base);
-      const memory = memoryOf(source.base);
-      // A key is read from memory, whatever the element: never from a kernel's registers.
-      const isKey = node.op.kind === "source";
-      if (memory === source.base) return isInput(memory) ? [] : [isKey ? { ...source, linear: false } : source];
-      // Through a barrier, an operand is read from memory, never from a kernel's registers, and after what the barrier awaits.
-      return [memory, ...storedBehind(awaitedBy(source.base), this.#inline)].flatMap((base) =>
-        isInput(base) ? [] : [{ ...source, base, linear: false }],
-      );
-    });
-    this.#operandsOf.set(node, found);
-    return found;
+    return [...this.#graph.clusters];
   }
 
   /**
@@ -112,40 +83,54 @@ class Fusion {
     for (const node of computed) this.absorb(node, (producer, consumer) => this.#appended(producer, consumer));
     for (const node of computed) this.absorb(node, (producer, consumer) => this.#prepended(producer, consumer));
     this.joinSiblings((cluster) => cluster.kind === "reduce");
-    for (const cluster of [...this.#clusters]) this.#joinReaderOfBarrier(cluster);
+    this.#joinReadersOfBarriers();
   }
 
   /**
    * What backward computes anew from a value joins the kernel that reads that value for its gradient: the operand is loaded
    * once, and expressions that both contain (the error function of GELU) are evaluated once.
    */
-  #joinReaderOfBarrier(cluster: Cluster): void {
-    if (cluster.kind !== "pointwise") return;
-    const read = barriersOf(cluster.epilogue);
-    if (read.size === 0) return;
-    for (const other of this.#clusters) {
-      if (other === cluster || !HAS_EPILOGUE.has(other.kind) || !this.#isSmall(other, cluster)) continue;
-      const [core] = other.cores;
-      if (other.kind === "row" && core !== undefined && sizeOf(core.shape) !== sizeOf(operandDomain(core))) continue;
-      if (![...barriersOf(other.epilogue)].some((barrier) => read.has(barrier))) continue;
-      if (!this.#fits(domainOf(other), cluster.epilogue)) continue;
-      if (this.#reaches(other, cluster) || this.#reaches(cluster, other)) continue;
-      for (const node of cluster.epilogue) this.#move(node, other, other.epilogue);
-      this.#clusters.delete(cluster);
-      return;
+  #joinReadersOfBarriers(): void {
+    const clusters = [...this.#graph.clusters];
+    const age = new Map(clusters.map((cluster, i) => [cluster, i]));
+    const readers = new Map<Node, Set<Cluster>>();
+    const note = (cluster: Cluster): void => {
+      for (const barrier of barriersOf(cluster.epilogue))
+        readers.set(barrier, (readers.get(barrier) ?? new Set()).add(cluster));
+    };
+    for (const cluster of clusters) note(cluster);
+    for (const cluster of clusters) {
+      if (cluster.kind !== "pointwise") continue;
+      const others = [...barriersOf(cluster.epilogue)].flatMap((barrier) => [...(readers.get(barrier) ?? [])]);
+      const other = [...new Set(others)]
+        .sort((a, b) => (age.get(a) ?? 0) - (age.get(b) ?? 0))
+        .find((candidate) => this.#takesReader(candidate, cluster));
+      if (other === undefined) continue;
+      this.#append(other, cluster);
+      note(other);
     }
+  }
+
+  /** `cluster` may join the epilogue of `other`. */
+  #takesReader(other: Cluster, cluster: Cluster): boolean {
+    if (other === cluster || !this.#graph.clusters.has(other)) return false;
+    if (!HAS_EPILOGUE.has(other.kind) || !this.#isSmall(other, cluster)) return false;
+    const [core] = other.cores;
+    if (other.kind === "row" && core !== undefined && sizeOf(core.shape) !== sizeOf(operandDomain(core))) return false;
+    if (!this.#fits(domainOf(other), cluster.epilogue)) return false;
+    return !this.#graph.reaches(other, cluster) && !this.#graph.reaches(cluster, other);
   }
 
   /** Draws into a core's prologue the expressions that nobody else reads: they cost no memory there. */
   #pull(node: Node, readers: ReadonlyMap<Node, readonly Reader[]>, required: ReadonlySet<Node>): void {
-    for (const { base, linear } of [...this.#operands(node)]) {
-      const [producer, consumer] = [this.#clusterOf.get(base), this.#clusterOf.get(node)];
+    for (const { base, linear } of [...this.#graph.operands(node)]) {
+      const [producer, consumer] = [this.#graph.clusterOf(base), this.#graph.clusterOf(node)];
       if (!linear || producer === undefined || consumer === undefined || producer === consumer || required.has(base))
         continue;
       if (
         !this.#readOnlyBy(base, consumer, readers) ||
         !this.#canPrepend(producer, consumer) ||
-        this.#cycles(producer, consumer)
+        this.#graph.cycles(producer, consumer)
       )
         continue;
       this.#prepend(producer, consumer);
@@ -156,25 +141,27 @@ class Fusion {
   /** Every kernel that reads `base`, inlined expressions looked through, is `cluster`. */
   #readOnlyBy(base: Node, cluster: Cluster, readers: ReadonlyMap<Node, readonly Reader[]>): boolean {
     return (readers.get(base) ?? []).every(({ node }) =>
-      this.#inline.has(node) ? this.#readOnlyBy(node, cluster, readers) : this.#clusterOf.get(node) === cluster,
+      this.#inline.has(node) ? this.#readOnlyBy(node, cluster, readers) : this.#graph.clusterOf(node) === cluster,
     );
   }
 
   /** Merges `node`'s cluster with those of its operands, latest first, wherever that is legal. */
   absorb(node: Node, merge: (producer: Cluster, consumer: Cluster) => void): void {
-    const operands = [...this.#operands(node)].filter((s) => s.linear).sort((a, b) => b.base.id - a.base.id);
+    const operands = [...this.#graph.operands(node)].filter((s) => s.linear).sort((a, b) => b.base.id - a.base.id);
     for (const { base } of operands) {
-      const [producer, consumer] = [this.#clusterOf.get(base), this.#clusterOf.get(node)];
+      const [producer, consumer] = [this.#graph.clusterOf(base), this.#graph.clusterOf(node)];
       if (producer !== undefined && consumer !== undefined && producer !== consumer) merge(producer, consumer);
     }
   }
 
   #appended(producer: Cluster, consumer: Cluster): void {
-    if (this.#canAppend(producer, consumer) && !this.#cycles(producer, consumer)) this.#append(producer, consumer);
+    if (this.#canAppend(producer, consumer) && !this.#graph.cycles(producer, consumer))
+      this.#append(producer, consumer);
   }
 
   #prepended(producer: Cluster, consumer: Cluster): void {
-    if (this.#canPrepend(producer, consumer) && !this.#cycles(producer, consumer)) this.#prepend(producer, consumer);
+    if (this.#canPrepend(producer, consumer) && !this.#graph.cycles(producer, consumer))
+      this.#prepend(producer, consumer);
   }
 
   /** The consumer is pointwise, over the producer's result. */
@@ -193,7 +180,7 @@ class Fusion {
     if (producer.kind !== "pointwise" || !HAS_PROLOGUE.has(consumer.kind) || !this.#isSmall(producer, consumer))
       return false;
     for (const node of consumer.epilogue)
-      for (const { base } of this.#operands(node)) if (producer.epilogue.has(base)) return false;
+      for (const { base } of this.#graph.operands(node)) if (producer.epilogue.has(base)) return false;
     const [core] = consumer.cores;
     if (core === undefined || (reordersOperand(core) && [...producer.epilogue].some((node) => this.#drawsRandom(node))))
       return false;
@@ -247,77 +234,19 @@ class Fusion {
   }
 
   #append(producer: Cluster, consumer: Cluster): void {
-    for (const node of consumer.epilogue) this.#move(node, producer, producer.epilogue);
-    this.#clusters.delete(consumer);
+    this.#graph.merge(producer, consumer);
+    for (const node of consumer.epilogue) producer.epilogue.add(node);
   }
 
   #prepend(producer: Cluster, consumer: Cluster): void {
-    for (const node of producer.epilogue) this.#move(node, consumer, consumer.prologue);
-    this.#clusters.delete(producer);
-  }
-
-  #move(node: Node, to: Cluster, part: Set<Node>): void {
-    part.add(node);
-    this.#hold(node, to);
-  }
-
-  #hold(node: Node, cluster: Cluster): void {
-    this.#clusterOf.set(node, cluster);
-    for (const { base } of this.#operands(node)) cluster.reads.add(base);
-  }
-
-  /** Whether `to` reads a result of `from` through a view, also if it reads another (or the same) element for element: it must be stored first. */
-  #readsThroughView(to: Cluster, from: Cluster): boolean {
-    for (const node of to.members()) {
-      for (const { base, linear } of this.#operands(node))
-        if (!linear && this.#clusterOf.get(base) === from) return true;
-    }
-    return false;
-  }
-
-  /** Whether a path leads from `from` to `to` through memory or another cluster: merging them would make a cycle. */
-  #cycles(from: Cluster, to: Cluster): boolean {
-    if (this.#readsThroughView(to, from)) return true;
-    return this.#isBehind(
-      from,
-      [...this.#producersOf(to)].filter((cluster) => cluster !== from),
-      to,
-    );
-  }
-
-  #reaches(from: Cluster, to: Cluster): boolean {
-    return this.#isBehind(from, [to]);
-  }
-
-  /**
-   * Whether one of `clusters`, or what they read, is or reads `wanted`; not through `passed`. Ages of nodes end no walk: a
-   * cluster older than `wanted` may read one of which another node is younger, and reads `wanted`.
-   */
-  #isBehind(wanted: Cluster, clusters: readonly Cluster[], passed?: Cluster): boolean {
-    const seen = new Set<Cluster>(passed === undefined ? clusters : [passed, ...clusters]);
-    const stack = [...clusters];
-    for (let cluster = stack.pop(); cluster !== undefined; cluster = stack.pop()) {
-      if (cluster === wanted) return true;
-      for (const producer of this.#producersOf(cluster)) {
-        if (seen.has(producer)) continue;
-        seen.add(producer);
-        stack.push(producer);
-      }
-    }
-    return false;
-  }
-
-  *#producersOf(cluster: Cluster): IterableIterator<Cluster> {
-    for (const base of cluster.reads) {
-      const producer = this.#clusterOf.get(base);
-      if (producer !== undefined && producer !== cluster) yield producer;
-    }
+    this.#graph.merge(consumer, producer);
+    for (const node of producer.epilogue) consumer.prologue.add(node);
   }
 
   /** Cores that one kernel yields together: results of one native core, and reductions of one operand over the same axes. */
   joinSiblings(accepts: (cluster: Cluster) => boolean): void {
     const byKey = new Map<string, Cluster[]>();
-    for (const cluster of [...this.#clusters]) {
+    for (const cluster of [...this.#graph.clusters]) {
       const key = accepts(cluster) ? siblingKey(cluster) : null;
       if (key === null) continue;
       const others = byKey.get(key) ?? [];
@@ -332,17 +261,14 @@ class Fusion {
   #areSiblings(one: Cluster, other: Cluster): boolean {
     const isFull =
       other.kind === "reduce" && (one.cores.length + other.cores.length > MAX_REDUCTIONS || !this.#isSmall(one, other));
-    return !isFull && !this.#reaches(one, other) && !this.#reaches(other, one);
+    return !isFull && !this.#graph.reaches(one, other) && !this.#graph.reaches(other, one);
   }
 
   #join(first: Cluster, second: Cluster): void {
-    for (const core of second.cores) {
-      first.cores.push(core);
-      this.#hold(core, first);
-    }
-    for (const node of second.prologue) this.#move(node, first, first.prologue);
-    for (const node of second.epilogue) this.#move(node, first, first.epilogue);
-    this.#clusters.delete(second);
+    this.#graph.merge(first, second);
+    first.cores.push(...second.cores);
+    for (const node of second.prologue) first.prologue.add(node);
+    for (const node of second.epilogue) first.epilogue.add(node);
   }
 }
 

@@ -34,6 +34,8 @@ function trace(node: Node): Source {
 
 const itself = (node: Node): Source => ({ base: node, view: contiguousView(node.shape), linear: true });
 
+export const isInput = (node: Node): boolean => node.op.kind === "source" && node.op.source === "input";
+
 export const isBarrier = (node: Node): boolean => node.op.kind === "movement" && node.op.opaque === true;
 
 /** The node or leaf whose memory a base is read from: itself, or what stands behind barriers. */

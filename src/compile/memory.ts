@@ -18,32 +18,49 @@ export function planOffsets(lifetimes: readonly Lifetime[]): {
   readonly byteLength: number;
 } {
   const bySize = lifetimes.map((_, i) => i).sort((a, b) => sizeAt(lifetimes, b) - sizeAt(lifetimes, a) || a - b);
-  const placed: { start: number; end: number; life: Lifetime }[] = [];
+  const placed: Block[] = [];
   const offsets = new Array<number>(lifetimes.length).fill(0);
   let total = 0;
   for (const i of bySize) {
     const life = lifetimes[i];
-    if (life === undefined) continue;
-    const size = align(life.byteLength);
-    const start = lowestGap(
-      placed.filter((p) => p.life.from <= life.to && life.from <= p.life.to),
-      size,
-    );
-    placed.push({ start, end: start + size, life });
+    const size = align(life?.byteLength ?? 0);
+    // What takes nothing is nobody's neighbour.
+    if (life === undefined || size === 0) continue;
+    const start = lowestGap(placed, life, size);
+    placed.splice(placeAfter(placed, start), 0, { start, end: start + size, from: life.from, to: life.to });
     offsets[i] = start;
     total = Math.max(total, start + size);
   }
   return { offsets, byteLength: total };
 }
 
+interface Block {
+  readonly start: number;
+  readonly end: number;
+  readonly from: number;
+  readonly to: number;
+}
+
 const sizeAt = (lifetimes: readonly Lifetime[], i: number): number => lifetimes[i]?.byteLength ?? 0;
 
-function lowestGap(alive: { start: number; end: number }[], size: number): number {
-  alive.sort((a, b) => a.start - b.start);
+/** @param placed ordered by start */
+function lowestGap(placed: readonly Block[], { from, to }: Lifetime, size: number): number {
   let start = 0;
-  for (const block of alive) {
+  for (const block of placed) {
+    if (block.from > to || block.to < from) continue;
     if (block.start - start >= size) break;
-    start = Math.max(start, block.end);
+    if (block.end > start) start = block.end;
   }
   return start;
+}
+
+/** How many of the blocks, which are ordered by start, start at `start` or before. */
+function placeAfter(placed: readonly Block[], start: number): number {
+  let [low, high] = [0, placed.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((placed[middle]?.start ?? 0) <= start) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }

@@ -4,6 +4,7 @@ import type { Node } from "../ir/graph.ts";
 import { sizeOf } from "../ops/shape.ts";
 import type { Group } from "./fuse.ts";
 import { bytesOf } from "./inline.ts";
+import { Queue } from "./queue.ts";
 
 /** Group → the groups that run before it. */
 export type Edges = ReadonlyMap<Group, ReadonlySet<Group>>;
@@ -35,24 +36,21 @@ export function order(given: Ordering): { order: readonly Group[]; stuck: Group 
   const { groups, before, writers } = given;
   const last = new Set([...writers].filter((g) => g.cores.length === 0));
   const waiting = new Map<Group, number>(groups.map((g) => [g, before.get(g)?.size ?? 0]));
-  const after = new Map<Group, Group[]>();
-  for (const [group, producers] of before)
-    for (const producer of producers) after.set(producer, [...(after.get(producer) ?? []), group]);
+  const after = new Map<Group, Group[]>(groups.map((g) => [g, []]));
+  for (const [group, producers] of before) for (const producer of producers) after.get(producer)?.push(group);
   const rank = urgency(given, last);
   const memory = new Balance(given);
   const priority = (g: Group): number => Math.min(last.has(g) ? 0 : memory.growth(g), 0) || (rank.get(g) ?? 0);
-  const ready = groups.filter((g) => waiting.get(g) === 0);
+  const ready = new Queue<Group>();
+  for (const group of groups) if (waiting.get(group) === 0) ready.put(group, priority(group));
   const result: Group[] = [];
-  while (ready.length > 0) {
-    const priorities = ready.map(priority);
-    const [group] = ready.splice(priorities.indexOf(Math.min(...priorities)), 1);
-    if (group === undefined) break;
+  for (let group = ready.take(); group !== undefined; group = ready.take()) {
     result.push(group);
-    memory.run(group);
+    for (const other of memory.run(group)) if (ready.has(other)) ready.put(other, priority(other));
     for (const next of after.get(group) ?? []) {
       const left = (waiting.get(next) ?? 0) - 1;
       waiting.set(next, left);
-      if (left === 0) ready.push(next);
+      if (left === 0) ready.put(next, priority(next));
     }
   }
   if (result.length === groups.length) return { order: result, stuck: null };
@@ -66,16 +64,17 @@ export function order(given: Ordering): { order: readonly Group[]; stuck: Group 
 class Balance {
   readonly #reads: Ordering["reads"];
   readonly #kept: ReadonlySet<Node>;
-  /** Intermediates that others read, and how many groups have yet to do so. */
-  readonly #readers = new Map<Node, number>();
+  /** Intermediates that others read, and the groups that have yet to do so. */
+  readonly #readers = new Map<Node, Set<Group>>();
   readonly #taken: ReadonlyMap<Group, number>;
 
   constructor({ groups, reads, kept }: Ordering) {
     this.#reads = reads;
     this.#kept = kept;
     const computed = new Set(groups.flatMap(membersOf));
-    for (const nodes of reads.values())
-      for (const node of nodes) if (computed.has(node)) this.#readers.set(node, (this.#readers.get(node) ?? 0) + 1);
+    for (const [group, nodes] of reads)
+      for (const node of nodes)
+        if (computed.has(node)) this.#readers.set(node, (this.#readers.get(node) ?? new Set()).add(group));
     const taken = (group: Group): number =>
       membersOf(group).reduce((sum, n) => sum + (this.#readers.has(n) ? bytesOf(n) : 0), 0);
     this.#taken = new Map(groups.map((group) => [group, taken(group)]));
@@ -84,17 +83,19 @@ class Balance {
   /** Bytes taken less bytes given back. */
   growth(group: Group): number {
     const given = [...(this.#reads.get(group) ?? [])].reduce(
-      (sum, n) => sum + (this.#readers.get(n) === 1 && !this.#kept.has(n) ? bytesOf(n) : 0),
+      (sum, n) => sum + (this.#readers.get(n)?.size === 1 && !this.#kept.has(n) ? bytesOf(n) : 0),
       0,
     );
     return (this.#taken.get(group) ?? 0) - given;
   }
 
-  run(group: Group): void {
-    for (const node of this.#reads.get(group) ?? []) {
+  /** Runs `group`; those whose growth is another one now: the last readers of something. */
+  run(group: Group): readonly Group[] {
+    return [...(this.#reads.get(group) ?? [])].flatMap((node) => {
       const left = this.#readers.get(node);
-      if (left !== undefined) this.#readers.set(node, left - 1);
-    }
+      left?.delete(group);
+      return left?.size === 1 ? [...left] : [];
+    });
   }
 }
 
@@ -120,13 +121,16 @@ function urgency({ groups, before, writers }: Ordering, last: ReadonlySet<Group>
         : own(group),
     );
   }
-  const stack = [...groups];
-  for (let group = stack.pop(); group !== undefined; group = stack.pop()) {
+  // The most urgent first: what one of them needs is as urgent as it, and was no more so before, so each is reached once.
+  const reached = new Set<Group>();
+  for (const group of [...groups].sort((a, b) => (rank.get(a) ?? 0) - (rank.get(b) ?? 0))) {
     const urgent = rank.get(group) ?? 0;
-    for (const producer of before.get(group) ?? []) {
-      if ((rank.get(producer) ?? 0) <= urgent) continue;
-      rank.set(producer, urgent);
-      stack.push(producer);
+    const stack = [group];
+    for (let needed = stack.pop(); needed !== undefined; needed = stack.pop()) {
+      if (reached.has(needed)) continue;
+      reached.add(needed);
+      rank.set(needed, urgent);
+      stack.push(...(before.get(needed) ?? []));
     }
   }
   return rank;

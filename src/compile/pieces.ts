@@ -1,8 +1,8 @@
 /** Which intermediates are stored as pieces of a larger one from the start, so that putting them together moves nothing. */
 import type { Node } from "../ir/graph.ts";
 import { extent, reshapeView, rowMajor, sizeOf, type View } from "../ops/shape.ts";
-import { type Group, isInput, type Partition } from "./fuse.ts";
-import { memoryOf, sourceOf } from "./inline.ts";
+import type { Group, Partition } from "./fuse.ts";
+import { isInput, memoryOf, sourceOf } from "./inline.ts";
 import { membersOf } from "./order.ts";
 import type { KernelKind } from "./program.ts";
 

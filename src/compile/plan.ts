@@ -3,8 +3,7 @@ import { byteSize, FORMATS } from "../formats/table.ts";
 import type { Node } from "../ir/graph.ts";
 import { topological } from "../ir/walk.ts";
 import { sizeOf } from "../ops/shape.ts";
-import { isInput } from "./fuse.ts";
-import { memoryOf, sourceOf } from "./inline.ts";
+import { isInput, memoryOf, sourceOf } from "./inline.ts";
 import type { Allocation, Kernel, Program } from "./program.ts";
 import { COPY } from "./simplify.ts";
 
@@ -62,7 +61,7 @@ export function memoryPlan(program: Program, residentOf: (leaf: Node) => Residen
   const categoryOf = classify(program);
   const aliveAt = (kernel: number): readonly Allocation[] =>
     program.allocations.filter(({ from, to }) => from <= kernel && kernel <= to);
-  const byKernel = program.kernels.map((_, i) => totals(aliveAt(i), categoryOf));
+  const byKernel = totalsByKernel(program, categoryOf);
   const kernel = byKernel.reduce((best, t, i) => (sum(t) > sum(byKernel[best] ?? t) ? i : best), 0);
   const alive = byKernel[kernel] ?? zeros(ARENA_CATEGORIES);
   const most = zeros(ARENA_CATEGORIES);
@@ -88,13 +87,25 @@ const zeros = <C extends string>(categories: readonly C[]): Record<C, number> =>
   Object.fromEntries(categories.map((c) => [c, 0])) as Record<C, number>;
 const sum = (bytes: Readonly<Record<string, number>>): number => Object.values(bytes).reduce((a, b) => a + b, 0);
 
-function totals(
-  allocations: readonly Allocation[],
+/** What is alive while each kernel runs: every allocation is added where its life begins, and taken away behind its end. */
+function totalsByKernel(
+  { kernels, allocations }: Program,
   categoryOf: (allocation: Allocation) => ArenaCategory,
-): Record<ArenaCategory, number> {
-  const bytes = zeros(ARENA_CATEGORIES);
-  for (const allocation of allocations) bytes[categoryOf(allocation)] += allocation.byteLength;
-  return bytes;
+): readonly Record<ArenaCategory, number>[] {
+  const changes = Array.from({ length: kernels.length + 1 }, () => zeros(ARENA_CATEGORIES));
+  for (const allocation of allocations) {
+    const { from, to, byteLength } = allocation;
+    const [begin, end] = [changes[from], changes[to + 1]];
+    if (to < from || begin === undefined || end === undefined) continue;
+    const category = categoryOf(allocation);
+    begin[category] += byteLength;
+    end[category] -= byteLength;
+  }
+  const alive = zeros(ARENA_CATEGORIES);
+  return kernels.map((_, i) => {
+    for (const category of ARENA_CATEGORIES) alive[category] += changes[i]?.[category] ?? 0;
+    return { ...alive };
+  });
 }
 
 function valuesOf(

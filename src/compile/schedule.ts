@@ -1,8 +1,8 @@
 /** The order of kernels, and where variables are overwritten: in place by the kernel that computes the new value, or by a copy at the end. */
 import type { Node } from "../ir/graph.ts";
 import { sameShape } from "../ops/shape.ts";
-import { type Group, isInput, type Partition } from "./fuse.ts";
-import { awaitedBy, memoryOf, sourceOf, storedBehind } from "./inline.ts";
+import type { Group, Partition } from "./fuse.ts";
+import { awaitedBy, isInput, memoryOf, sourceOf, storedBehind } from "./inline.ts";
 import { type Edges, membersOf, order } from "./order.ts";
 import type { KernelKind, Request } from "./program.ts";
 

@@ -43,6 +43,25 @@ describe("planOffsets", () => {
     );
   });
 
+  it("takes the largest first, each at the lowest place that is free during its life", () => {
+    fc.assert(
+      fc.property(lifetimes, (lives) => {
+        const placed: { start: number; end: number; life: Lifetime }[] = [];
+        const expected = lives.map(() => 0);
+        const bySize = lives.map((life, i) => ({ life, i })).sort((a, b) => b.life.byteLength - a.life.byteLength);
+        for (const { life, i } of bySize) {
+          const alive = placed.filter((p) => p.life.from <= life.to && life.from <= p.life.to);
+          const isFree = (start: number): boolean =>
+            alive.every((p) => p.end <= start || start + align(life.byteLength) <= p.start);
+          const start = Math.min(...[0, ...alive.map((p) => p.end)].filter(isFree));
+          placed.push({ start, end: start + align(life.byteLength), life });
+          expected[i] = life.byteLength === 0 ? 0 : start;
+        }
+        expect(planOffsets(lives).offsets).toEqual(expected);
+      }),
+    );
+  });
+
   it("reuses memory after the last reader, not before", () => {
     const chain = [
       { byteLength: 100, from: 0, to: 1 },

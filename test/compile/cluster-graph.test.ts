@@ -1,0 +1,59 @@
+/** Which clusters lead to which, after any merges, against a search of the whole graph. */
+import fc from "fast-check";
+import { expect, it } from "vitest";
+import type { Cluster } from "../../src/compile/cluster.ts";
+import { ClusterGraph } from "../../src/compile/cluster-graph.ts";
+import { isCopy, isInput } from "../../src/compile/inline.ts";
+import { topological } from "../../src/ir/walk.ts";
+import { buildRequest, recipes } from "../support/random-graphs.ts";
+
+/** What a cluster reads of others. */
+function producersOf(graph: ClusterGraph, cluster: Cluster): readonly Cluster[] {
+  const read = [...cluster.members()].flatMap((node) => graph.operands(node));
+  const found = new Set(read.map(({ base }) => graph.clusterOf(base)));
+  return [...found].filter((other): other is Cluster => other !== undefined && other !== cluster);
+}
+
+/** Every cluster that `cluster` needs, other than through `without`. */
+function neededBy(graph: ClusterGraph, cluster: Cluster, without?: Cluster): ReadonlySet<Cluster> {
+  const found = new Set(producersOf(graph, cluster).filter((other) => other !== without));
+  for (const other of found) for (const producer of producersOf(graph, other)) found.add(producer);
+  return found;
+}
+
+function compareWithSearch(graph: ClusterGraph): void {
+  for (const to of graph.clusters) {
+    const needed = neededBy(graph, to);
+    expect(needed.has(to)).toBe(false);
+    for (const from of graph.clusters) {
+      if (from === to) continue;
+      expect(graph.reaches(from, to)).toBe(needed.has(from));
+      if (needed.has(from)) expect(from.position).toBeLessThan(to.position);
+      const isViewed = [...to.members()].some((node) =>
+        graph.operands(node).some(({ base, linear }) => !linear && graph.clusterOf(base) === from),
+      );
+      expect(graph.cycles(from, to)).toBe(isViewed || neededBy(graph, to, from).has(from));
+    }
+  }
+}
+
+it("paths are those of the graph, and positions a topological order, after every merge", () => {
+  fc.assert(
+    fc.property(recipes, fc.array(fc.tuple(fc.nat(), fc.nat()), { maxLength: 12 }), (recipe, pairs) => {
+      const { outputs, assignments } = buildRequest(recipe).request;
+      const nodes = topological([...outputs, ...assignments.values()]);
+      const computed = nodes.filter((n) => (n.op.kind === "movement" ? isCopy(n) : !isInput(n)));
+      const graph = new ClusterGraph(computed, new Set());
+      for (const [first, second] of pairs) {
+        const clusters = [...graph.clusters];
+        const [a, b] = [clusters[first % clusters.length], clusters[second % clusters.length]];
+        if (a === undefined || b === undefined || a === b) continue;
+        if (neededBy(graph, a, b).has(b) || neededBy(graph, b, a).has(a)) continue;
+        graph.merge(a, b);
+        for (const node of b.members()) a.epilogue.add(node);
+        compareWithSearch(graph);
+      }
+    }),
+    { numRuns: 60 },
+  );
+});
