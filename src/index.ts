@@ -106,6 +106,7 @@ export {
   type ScaledLoss,
 } from "./tensor/gradients.ts";
 export { type MeasuredValue, measureValues } from "./tensor/measure-values.ts";
+export { MemoryError, type MemoryFacts } from "./tensor/memory-error.ts";
 export { type BatchNormOptions, batchNorm, groupNorm, type RunningStatistics } from "./tensor/normalization.ts";
 export {
   explainOverflow,

@@ -104,7 +104,7 @@ function translate(error: unknown): BinadeError {
   const message = error instanceof Error ? error.message : String(error);
   if (OUT_OF_MEMORY.test(message)) {
     return new BinadeError(
-      "value.range",
+      "memory.insufficient",
       `not enough memory (${message}); choose a smaller --batch, --context or --width`,
       { cause: error },
     );

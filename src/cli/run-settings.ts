@@ -116,8 +116,8 @@ export interface ResolvedRun {
 /**
  * The settings of a run: flags first, then those of the run that is resumed, or of the preset.
  *
- * @throws BinadeError `option.invalid` for flags that contradict each other, the model, or the run that is resumed;
- * `value.range` for a model that does not fit into this machine's memory.
+ * @throws BinadeError `option.invalid` or `value.range` for flags that contradict each other, the model, or the run that is
+ * resumed.
  */
 export function resolveSettings(flags: Flags, saved: SavedRun | null): ResolvedRun {
   if (saved !== null) requireNoConflict(flags, saved);

@@ -1,7 +1,7 @@
 /** Batches as a pure function of (data, options, index): nothing to store, so a run resumes at any batch. */
 
 import { BinadeError } from "../errors.ts";
-import { requireInteger } from "../precision/options.ts";
+import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { epochOffset, permutedIndex } from "./permutation.ts";
 import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex } from "./source.ts";
 import { requireWindow } from "./text.ts";
@@ -54,7 +54,9 @@ export class ByteBatches implements IndexedSource<ByteBatch> {
   readonly #seed: number;
   readonly #phases: number;
 
-  constructor(bytes: Uint8Array, { batch, context, seed = 0 }: ByteBatchesOptions) {
+  constructor(bytes: Uint8Array, options: ByteBatchesOptions) {
+    requireKnownKeys("ByteBatches", options, ["batch", "context", "seed"]);
+    const { batch, context, seed = 0 } = options;
     requireInteger("ByteBatches: batch", batch, 1);
     requireInteger("ByteBatches: context", context, 1);
     requireInteger("ByteBatches: seed", seed, 0, Number.MAX_SAFE_INTEGER);
@@ -112,18 +114,22 @@ export type EvaluationBatchesOptions = {
 export class EvaluationBatches implements IndexedSource<ByteBatch> {
   /** Number of batches. */
   readonly count: number;
+  /** Windows per batch. */
+  readonly batchSize: number;
+  /** Bytes per window. */
+  readonly context: number;
   readonly #bytes: Uint8Array;
-  readonly #batch: number;
-  readonly #context: number;
 
-  constructor(bytes: Uint8Array, { batch, context, batches = 16 }: EvaluationBatchesOptions) {
+  constructor(bytes: Uint8Array, options: EvaluationBatchesOptions) {
+    requireKnownKeys("EvaluationBatches", options, ["batch", "context", "batches"]);
+    const { batch, context, batches = 16 } = options;
     requireInteger("EvaluationBatches: batch", batch, 1);
     requireInteger("EvaluationBatches: context", context, 1);
     requireInteger("EvaluationBatches: batches", batches, 1);
     requireWindow("EvaluationBatches", bytes.length, context);
     this.#bytes = bytes;
-    this.#batch = batch;
-    this.#context = context;
+    this.batchSize = batch;
+    this.context = context;
     const separateWindows = Math.floor((bytes.length - 1) / context);
     this.count = Math.max(1, Math.min(batches, Math.floor(separateWindows / batch)));
   }
@@ -131,12 +137,12 @@ export class EvaluationBatches implements IndexedSource<ByteBatch> {
   /** @throws BinadeError `index.outOfRange` unless `index` is from 0 to `count` − 1. */
   batch(index: number): ByteBatch {
     requireIndex("EvaluationBatches", index, this.count);
-    const lastStart = this.#bytes.length - 1 - this.#context;
-    const gaps = Math.max(1, this.count * this.#batch - 1);
-    const starts = Array.from({ length: this.#batch }, (_, row) =>
-      Math.floor(((index * this.#batch + row) * lastStart) / gaps),
+    const lastStart = this.#bytes.length - 1 - this.context;
+    const gaps = Math.max(1, this.count * this.batchSize - 1);
+    const starts = Array.from({ length: this.batchSize }, (_, row) =>
+      Math.floor(((index * this.batchSize + row) * lastStart) / gaps),
     );
-    return readWindows(this.#bytes, starts, this.#context, index, 0);
+    return readWindows(this.#bytes, starts, this.context, index, 0);
   }
 
   batches(options?: BatchesOptions): AsyncIterable<ByteBatch> {
@@ -160,10 +166,9 @@ export type SplitOptions = {
  * @example
  * const { training, heldOut } = split(corpus.bytes, { heldOut: 0.1, context: 256 });
  */
-export function split(
-  bytes: Uint8Array,
-  { heldOut = 0.1, context }: SplitOptions,
-): { training: Uint8Array; heldOut: Uint8Array } {
+export function split(bytes: Uint8Array, options: SplitOptions): { training: Uint8Array; heldOut: Uint8Array } {
+  requireKnownKeys("split", options, ["heldOut", "context"]);
+  const { heldOut = 0.1, context } = options;
   requireInteger("split: context", context, 1);
   if (!(heldOut > 0) || (heldOut >= 1 && !Number.isSafeInteger(heldOut))) {
     const message = `split: heldOut: expected a fraction above 0 and below 1 or a number of bytes ≥ 1, got ${heldOut}`;

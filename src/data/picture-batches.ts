@@ -131,7 +131,9 @@ export class OrderedPictures implements IndexedSource<PictureBatch> {
   /** Number of batches. */
   readonly count: number;
 
-  constructor(pictures: Pictures, { batch }: { readonly batch: number }) {
+  constructor(pictures: Pictures, options: { readonly batch: number }) {
+    requireKnownKeys("OrderedPictures", options, ["batch"]);
+    const { batch } = options;
     requireInteger("OrderedPictures: batch", batch, 1);
     requirePictures("OrderedPictures", pictures);
     this.pictures = pictures;

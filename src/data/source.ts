@@ -1,6 +1,7 @@
 /** Where batches come from: the interface that a trainer reads, and the one loop over batches known by their index. */
 
 import { BinadeError } from "../errors.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 
 /** Where to begin, and when to end. */
 export type BatchesOptions = {
@@ -24,10 +25,19 @@ export interface IndexedSource<B> extends Source<B> {
 }
 
 /** Yields `batch(from)`, `batch(from + 1)`, … below `count`, until `signal` aborts. */
-export async function* indexedBatches<B>(
+export function indexedBatches<B>(
   batch: (index: number) => B,
   count: number,
-  { from = 0, signal }: BatchesOptions = {},
+  options: BatchesOptions = {},
+): AsyncGenerator<B, void, undefined> {
+  requireKnownKeys("batches", options, ["from", "signal"]);
+  return batchesFrom(batch, count, options);
+}
+
+async function* batchesFrom<B>(
+  batch: (index: number) => B,
+  count: number,
+  { from = 0, signal }: BatchesOptions,
 ): AsyncGenerator<B, void, undefined> {
   for (let index = from; index < count && !signal?.aborted; index++) yield batch(index);
 }

@@ -1,7 +1,7 @@
 /** Batches of a labelled data set in memory, in the same stored-nowhere order as the byte batches. */
 
 import { BinadeError } from "../errors.ts";
-import { requireInteger } from "../precision/options.ts";
+import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { permutedIndex } from "./permutation.ts";
 import { type BatchesOptions, type IndexedSource, indexedBatches, requireIndex } from "./source.ts";
 
@@ -48,7 +48,9 @@ export class TensorBatches implements IndexedSource<LabelledBatch> {
   readonly #batch: number;
   readonly #seed: number;
 
-  constructor({ inputs, labels, batch, seed = 0 }: TensorBatchesOptions) {
+  constructor(options: TensorBatchesOptions) {
+    requireKnownKeys("TensorBatches", options, ["inputs", "labels", "batch", "seed"]);
+    const { inputs, labels, batch, seed = 0 } = options;
     requireInteger("TensorBatches: batch", batch, 1);
     requireInteger("TensorBatches: seed", seed, 0, Number.MAX_SAFE_INTEGER);
     if (labels.length === 0 || inputs.length === 0 || inputs.length % labels.length !== 0) {

@@ -20,6 +20,11 @@ export interface StepOptions {
 /** Tensors in arrays, nested. */
 export type LossTree = Tensor | readonly LossTree[];
 
+/** The same structure of scaled losses. */
+export type Scaled<T extends LossTree> = T extends Tensor
+  ? ScaledLoss
+  : { readonly [K in keyof T]: T[K] extends LossTree ? Scaled<T[K]> : never };
+
 export function requireStepOptions(options: StepOptions): void {
   requireKnownKeys("step", options, ["checkGradients", "skipNormAbove", "skipZeroGradients"]);
   requireBoolean("step: checkGradients", options.checkGradients);

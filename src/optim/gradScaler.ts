@@ -19,6 +19,7 @@ import {
   requireScaledLoss,
   requireStepOptions,
   requireSteppable,
+  type Scaled,
   type StepOptions,
 } from "./arguments.ts";
 import { noteBorder, passagesTo, requireAbove } from "./borders.ts";
@@ -47,10 +48,6 @@ import {
   trueGradients,
 } from "./scalerSession.ts";
 import { type GradScalerOptions, type SavedScaler, ScaleSource } from "./scaleSource.ts";
-
-export type Scaled<T extends LossTree> = T extends Tensor
-  ? ScaledLoss
-  : { readonly [K in keyof T]: T[K] extends LossTree ? Scaled<T[K]> : never };
 
 /**
  * Loss scaling for float16: `scale` the loss, take gradients, `unscale`, `step` each optimizer, `update` once. A step with

@@ -4,10 +4,10 @@ export { allFinite } from "../tensor/finite.ts";
 export { GradientAccumulator, type GradientAccumulatorOptions } from "./accumulate.ts";
 export { Adafactor, type AdafactorOptions } from "./adafactor.ts";
 export { Adam, type AdamOptions, AdamW, type AdamWOptions } from "./adam.ts";
-export type { LossTree, StepOptions } from "./arguments.ts";
+export type { LossTree, Scaled, StepOptions } from "./arguments.ts";
 export { WeightAverage, type WeightAverageOptions } from "./average.ts";
 export { clipByGlobalNorm, globalNorm } from "./clip.ts";
-export { GradScaler, type Scaled } from "./gradScaler.ts";
+export { GradScaler } from "./gradScaler.ts";
 export { Lion, type LionOptions } from "./lion.ts";
 export {
   type MeterReading,

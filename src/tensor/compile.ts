@@ -1,6 +1,5 @@
 /** compile: records a function of tensors once, and replays it as one program. */
 import type { MemoryPlan } from "../compile/plan.ts";
-import { BinadeError } from "../errors.ts";
 import type { Synchronous } from "../precision/autocast.ts";
 import {
   requireBoolean,
@@ -9,6 +8,7 @@ import {
   requireKnownKeys,
   requireText,
 } from "../precision/options.ts";
+import { MemoryError } from "./memory-error.ts";
 import { listCategories, remedyOf } from "./plan.ts";
 import { launch } from "./realize.ts";
 import { Recording, type RecordingOptions } from "./recording.ts";
@@ -69,7 +69,7 @@ export function compile<A extends readonly Tensor[], R>(
   requireKnownKeys("compile", options, ["memoryBudget", "readOnly"]);
   const { memoryBudget, readOnly = false } = options;
   requireBoolean("compile: readOnly", readOnly);
-  if (memoryBudget !== undefined) requireInteger("compile: memoryBudget", memoryBudget, 1);
+  if (memoryBudget !== undefined) requireInteger("compile: memoryBudget", memoryBudget, 1, Number.MAX_SAFE_INTEGER);
   const recordings: Recording<R>[] = [];
   const record = (args: A): Recording<R> => {
     const how = { effects: !readOnly };
@@ -119,9 +119,11 @@ function withinBudget<R>(
   let best = attempt(parts);
   if (best.byteLength > budget) {
     const least = Math.min(none.byteLength, best.byteLength);
-    throw new BinadeError(
-      "memory.budget",
-      `compile: memoryBudget is ${budget} bytes, and the least possible is ${least}, with ${least === none.byteLength ? "nothing" : `all ${parts} parts`} recomputed (${listCategories(best.recording.plan())}); raise the budget, or ${remedyOf(best.recording.plan())}`,
+    const plan = (least === none.byteLength ? none : best).recording.plan();
+    throw new MemoryError(
+      `compile: memoryBudget is ${budget} bytes, and the least possible is ${least}, with ${least === none.byteLength ? "nothing" : `all ${parts} parts`} recomputed (${listCategories(plan)})`,
+      `raise the budget, or ${remedyOf(plan)}`,
+      { code: "memory.budget", plan, availableBytes: budget },
     );
   }
   // More recomputed parts never take more memory, but for a part's own at work: the least number is found by halving.

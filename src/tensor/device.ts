@@ -3,9 +3,9 @@ import type { Backend, DeviceBuffer, DeviceKind, Executable, Fault } from "../ba
 import { structureOf } from "../compile/cache.ts";
 import { compileProgram } from "../compile/pipeline.ts";
 import { mapRequest, type Program, type Request } from "../compile/program.ts";
-import { BinadeError } from "../errors.ts";
 import { createInput, type Node } from "../ir/graph.ts";
 import { rewrite } from "../ir/walk.ts";
+import { MemoryError } from "./memory-error.ts";
 
 /** A compiled request: `leafOf` maps the leaf of a binding to the position of the request's leaf that it stands for. */
 export interface Prepared {
@@ -77,9 +77,10 @@ export class Device {
   allocate(byteLength: number, bytes?: Uint8Array): DeviceBuffer {
     const lacking = this.shortage(0, byteLength);
     if (lacking !== null) {
-      throw new BinadeError(
-        "memory.insufficient",
-        `memory: a tensor of ${byteLength} bytes was asked for, and the machine has ${lacking.available} left for this process; use smaller tensors, or release what is not needed (dispose)`,
+      throw new MemoryError(
+        `memory: a tensor of ${byteLength} bytes was asked for, and the machine has ${lacking.available} left for this process`,
+        "use smaller tensors, or release what is not needed (dispose)",
+        { availableBytes: lacking.available },
       );
     }
     this.#uncheckedBytes += byteLength;
@@ -107,9 +108,10 @@ export class Device {
       );
       const program = compileProgram(substitute(request, own), this.backend.capabilities);
       if (program.arenaByteLength > LARGEST_ARENA_BYTES) {
-        throw new BinadeError(
-          "memory.insufficient",
-          `memory: intermediates of ${program.arenaByteLength} bytes were asked for, expected at most ${LARGEST_ARENA_BYTES} on any device; use smaller tensors, such as a smaller batch`,
+        throw new MemoryError(
+          `memory: intermediates of ${program.arenaByteLength} bytes were asked for, expected at most ${LARGEST_ARENA_BYTES} on any device`,
+          "use smaller tensors, such as a smaller batch",
+          { availableBytes: LARGEST_ARENA_BYTES },
         );
       }
       prepared = {

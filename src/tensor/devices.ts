@@ -4,6 +4,7 @@ import { openCpu } from "../backends/cpu/backend.ts";
 import { NullBackend } from "../backends/null/backend.ts";
 import { ReferenceBackend } from "../backends/reference/backend.ts";
 import { BinadeError } from "../errors.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 import { Device } from "./device.ts";
 
 const opened = new Map<DeviceKind, Device>();
@@ -24,6 +25,7 @@ export function onNotice(listen: (message: string) => void): void {
  * @throws BinadeError `device.unavailable` if it cannot be opened; the sentence says why and what to do.
  */
 export function useDevice(kind: DeviceKind, options: { readonly threads?: number } = {}): Device {
+  requireKnownKeys("useDevice", options, ["threads"]);
   chosen = openDevice(kind, options);
   return chosen;
 }

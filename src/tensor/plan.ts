@@ -7,9 +7,9 @@ import {
   type ResidentCategory,
 } from "../compile/plan.ts";
 import type { Program } from "../compile/program.ts";
-import { BinadeError } from "../errors.ts";
 import type { Node } from "../ir/graph.ts";
 import { requireFields } from "../precision/options.ts";
+import { MemoryError } from "./memory-error.ts";
 import type { LeafValue, VariableRole } from "./runtime.ts";
 
 const CATEGORY_OF_ROLE: Readonly<Record<VariableRole, ResidentCategory>> = {
@@ -95,23 +95,29 @@ export function listCategories({ resident, arena }: MemoryPlan): string {
     .join(", ");
 }
 
+/** Whether weights and what stands beside them take more than what depends on the batch. */
+export function isMostlyWeights({ resident, arena: { peak } }: MemoryPlan): boolean {
+  const { activations, workspace, gradients } = peak.alive;
+  const { parameters, masters, optimizerState, gradientSums } = resident;
+  return activations + workspace < parameters + masters + optimizerState + gradientSums + gradients;
+}
+
 /** What makes a step smaller, the most promising first. */
-export function remedyOf({ resident, arena: { peak } }: MemoryPlan): string {
-  const { activations, workspace } = peak.alive;
-  const weights =
-    resident.parameters + resident.masters + resident.optimizerState + resident.gradientSums + peak.alive.gradients;
+export function remedyOf(plan: MemoryPlan): string {
   const smaller = [
     "use a smaller batch or context",
     "recompute blocks (checkpoint, or compile's memoryBudget)",
     "compute in 16 bits (autocast)",
   ];
-  return activations + workspace >= weights ? smaller.join(", ") : ["use a smaller model", ...smaller].join(", ");
+  return (isMostlyWeights(plan) ? ["use a smaller model", ...smaller] : smaller).join(", ");
 }
 
-/** @param needed bytes beyond what is allocated @param available what the machine has left for this process */
-export function memoryError(plan: MemoryPlan, needed: number, available: number): BinadeError {
-  return new BinadeError(
-    "memory.insufficient",
-    `memory: this run needs ${showBytes(needed)} more, and the machine has ${showBytes(available)} left for it; the plan is ${showBytes(plan.byteLength)}: ${listCategories(plan)}; nothing was allocated: ${remedyOf(plan)}`,
-  );
+/**
+ * @param needed bytes beyond what is allocated
+ * @param available what the machine has left for this process
+ * @param subject what needs them
+ */
+export function memoryError(plan: MemoryPlan, needed: number, available: number, subject = "this run"): MemoryError {
+  const facts = `memory: ${subject} needs ${showBytes(needed)} more, and the machine has ${showBytes(available)} left for it; the plan is ${showBytes(plan.byteLength)}: ${listCategories(plan)}; nothing was allocated`;
+  return new MemoryError(facts, remedyOf(plan), { plan, availableBytes: available });
 }

@@ -3,6 +3,7 @@ import { OrderedPictures, type PictureBatch, PictureBatches } from "../data/pict
 import { channelStatistics, normalize, type PictureSet, type Pictures } from "../data/pictures.ts";
 import { BinadeError } from "../errors.ts";
 import type { Module } from "../nn/module.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 import { crossEntropy } from "../tensor/functions.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { choicesOf, OPTIMIZER_NAMES, OPTIMIZERS, type OptimizerName } from "./optimizers.ts";
@@ -49,6 +50,7 @@ export const CLASSIFIER_OPTIMIZERS: readonly OptimizerName[] = OPTIMIZER_NAMES.f
  * train({ task, precision: "bf16-mixed", steps: 1000, learningRate: 0.1 });
  */
 export function classificationTask(options: ClassificationTaskOptions): Task {
+  requireKnownKeys("classificationTask", options, ["model", "data", "batch", "seed", "crop", "flip", "settings"]);
   const { model, data, batch, seed = 0, crop = 0, flip = false, settings = {} } = options;
   const { name, byteLength, sha256, training, heldOut } = data;
   const source = new PictureBatches({ pictures: training, batch, seed, crop, flip });
@@ -64,10 +66,7 @@ export function classificationTask(options: ClassificationTaskOptions): Task {
     defaults: { weightDecay: OPTIMIZER.addedDecay, clipNorm: null, finalRate: 0 },
     optimizer: (options) => OPTIMIZERS.sgd.make(model, options, OPTIMIZER),
     optimizers: choicesOf(model, CLASSIFIER_OPTIMIZERS, OPTIMIZER),
-    layout: {
-      inputs: { shape: [batch, training.channels, training.height, training.width], dtype: "uint8" },
-      targets: { shape: [batch], dtype: "int32" },
-    },
+    layout: layoutOf(batch, training),
     batch: (index) => hostBatch(source.batch(index), training),
     loss: (pictures, labels) => crossEntropy(logits(pictures), labels),
     evaluation: evaluationOf(logits, heldOut, batch),
@@ -82,6 +81,12 @@ function requireAlike(name: string, a: Pictures, b: Pictures): void {
   throw new BinadeError("data.mixed", message);
 }
 
+/** Pictures, and the class of each. */
+const layoutOf = (batch: number, { channels, height, width }: Pictures): Task["layout"] => ({
+  inputs: { shape: [batch, channels, height, width], dtype: "uint8" },
+  targets: { shape: [batch], dtype: "int32" },
+});
+
 function hostBatch({ pixels, labels }: PictureBatch, { channels, height, width }: Pictures): HostBatch {
   const count = labels.length;
   return {
@@ -94,6 +99,7 @@ function evaluationOf(logits: (x: Tensor) => Tensor, heldOut: Pictures, batch: n
   const source = new OrderedPictures(heldOut, { batch: EVALUATION_BATCH });
   return {
     count: source.count,
+    layout: layoutOf(source.batchSize, heldOut),
     trainingBatches: heldOut.labels.length / batch,
     batch: (index) => hostBatch(source.batch(index), heldOut),
     record: (pictures, labels) => {

@@ -6,6 +6,7 @@ import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { concatBytes, isBinary, requireWindow } from "../data/text.ts";
 import { BinadeError } from "../errors.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 import { systemCode } from "./atomic.ts";
 
 /** One file of a corpus. */
@@ -58,10 +59,9 @@ type Found = { readonly path: string; readonly bytes: Uint8Array };
  * @example
  * const corpus = await readBytes(["books", "notes.txt"], { context: 256 });
  */
-export async function readBytes(
-  paths: readonly string[],
-  { context = 1, name = nameOf(paths) }: ReadBytesOptions = {},
-): Promise<Corpus> {
+export async function readBytes(paths: readonly string[], options: ReadBytesOptions = {}): Promise<Corpus> {
+  requireKnownKeys("readBytes", options, ["context", "name"]);
+  const { context = 1, name = nameOf(paths) } = options;
   const found: Found[] = [];
   const skipped: SkippedFile[] = [];
   const seen = new Set<string>();

@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { BinadeError } from "../errors.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 import { type Corpus, readBytes } from "./corpus.ts";
 
 /** Where to look. */
@@ -33,12 +34,9 @@ const PACKAGE_ROOT = fileURLToPath(new URL("../..", import.meta.url));
  * @example
  * const corpus = await findDefaultCorpus({ context: 256 });   // corpus.name: "TypeScript 7.0.2 declarations"
  */
-export async function findDefaultCorpus({
-  context = 1,
-  from = process.cwd(),
-  execPath = process.execPath,
-  packageRoot = PACKAGE_ROOT,
-}: DefaultCorpusOptions = {}): Promise<Corpus> {
+export async function findDefaultCorpus(options: DefaultCorpusOptions = {}): Promise<Corpus> {
+  requireKnownKeys("findDefaultCorpus", options, ["context", "from", "execPath", "packageRoot"]);
+  const { context = 1, from = process.cwd(), execPath = process.execPath, packageRoot = PACKAGE_ROOT } = options;
   const finders = [
     () => findTypescript([from, packageRoot]),
     () => findNpm(dirname(execPath)),

@@ -4,7 +4,7 @@ import { BinadeError } from "../errors.ts";
 import { philox, uniform } from "../formats/philox.ts";
 import type { HalfDType } from "../formats/table.ts";
 import { autocast } from "../precision/autocast.ts";
-import { isNonNegative, requireNumber } from "../precision/options.ts";
+import { isNonNegative, requireKnownKeys, requireNumber } from "../precision/options.ts";
 import { compile } from "../tensor/compile.ts";
 import { tensor } from "../tensor/create.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -48,6 +48,7 @@ export async function generate(
   prompt: Uint8Array,
   options: GenerateOptions = {},
 ): Promise<Uint8Array> {
+  requireKnownKeys("generate", options, ["length", "temperature", "seed", "dtype", "signal"]);
   requireNumber("generate: length", options.length ?? 0, isCount, "an integer ≥ 0");
   requireNumber("generate: temperature", options.temperature ?? 0, isNonNegative, "a finite number ≥ 0");
   if (prompt.length === 0) {

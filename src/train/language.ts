@@ -1,6 +1,7 @@
 /** The task of a byte-level language model: the next byte of a text. */
 import type { ByteBatch, ByteBatches, EvaluationBatches } from "../data/batches.ts";
 import type { Module } from "../nn/module.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 import { crossEntropy } from "../tensor/functions.ts";
 import type { CausalModel } from "./generate.ts";
 import { choicesOf, OPTIMIZER_NAMES, OPTIMIZERS } from "./optimizers.ts";
@@ -35,7 +36,9 @@ const OPTIMIZER = { betas: [0.9, 0.95], decay: 0.1, addedDecay: 0 } as const;
  * @example
  * train({ task: languageTask({ model, data }), precision: "bf16-mixed", steps: 2000, learningRate: 1e-3 });
  */
-export function languageTask({ model, data, settings = {} }: LanguageTaskOptions): Task {
+export function languageTask(options: LanguageTaskOptions): Task {
+  requireKnownKeys("languageTask", options, ["model", "data", "settings"]);
+  const { model, data, settings = {} } = options;
   const { training, evaluation, name, byteLength, sha256 } = data;
   const { batchSize, context } = training;
   return {
@@ -47,15 +50,18 @@ export function languageTask({ model, data, settings = {} }: LanguageTaskOptions
     defaults: { weightDecay: OPTIMIZER.decay, clipNorm: 1, finalRate: 0.1 },
     optimizer: (options) => OPTIMIZERS.adamw.make(model, options, OPTIMIZER),
     optimizers: choicesOf(model, OPTIMIZER_NAMES, OPTIMIZER),
-    layout: {
-      inputs: { shape: [batchSize, context], dtype: "int32" },
-      targets: { shape: [batchSize, context], dtype: "int32" },
-    },
+    layout: layoutOf(batchSize, context),
     batch: (index) => hostBatch(training.batch(index), context),
     loss: (tokens, targets) => crossEntropy(model.forward(tokens), targets),
     evaluation: evaluation === undefined ? null : evaluationOf(model, evaluation, context),
     throughput: (batches, elapsedMs) => ({ tokensPerSecond: (batches * batchSize * context * 1000) / elapsedMs }),
   };
+}
+
+/** Tokens, and for each the token that follows. */
+function layoutOf(batch: number, context: number): Task["layout"] {
+  const tokens = { shape: [batch, context], dtype: "int32" } as const;
+  return { inputs: tokens, targets: tokens };
 }
 
 function hostBatch({ tokens, targets }: ByteBatch, context: number): HostBatch {
@@ -66,6 +72,7 @@ function hostBatch({ tokens, targets }: ByteBatch, context: number): HostBatch {
 function evaluationOf(model: LanguageModel, held: EvaluationBatches, context: number): TaskEvaluation {
   return {
     count: held.count,
+    layout: layoutOf(held.batchSize, held.context),
     trainingBatches: held.count,
     batch: (index) => hostBatch(held.batch(index), context),
     record: (tokens, targets) => [crossEntropy(model.forward(tokens), targets)],

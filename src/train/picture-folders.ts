@@ -114,7 +114,7 @@ class FolderReader {
         this.#require(path, picture);
         const bytes = picture.values.length;
         if (pixels.length === 0) {
-          requireMemory(path, files.length * bytes);
+          requireMemory(path, files.length * bytes, "give a smaller size to scale them to");
           pixels = new Uint8Array(files.length * bytes);
         }
         toPlanes(picture, pixels.subarray((start + i) * bytes, (start + i + 1) * bytes));

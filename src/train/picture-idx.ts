@@ -1,11 +1,12 @@
 /** MNIST and its relatives: pairs of IDX files, pictures and labels, plain or compressed with gzip. */
 import { join } from "node:path";
-import { promisify } from "node:util";
-import { gunzip } from "node:zlib";
-import { decodeIdx } from "../data/idx.ts";
+import { Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
+import { decodeIdx, type IdxFile, promisedBytes } from "../data/idx.ts";
 import type { Pictures } from "../data/pictures.ts";
+import { concatBytes } from "../data/text.ts";
 import { BinadeError } from "../errors.ts";
-import { readFileBytes } from "./picture-memory.ts";
+import { readFileBytes, requireMemory } from "./picture-memory.ts";
 import type { Listing, ReadPictures } from "./pictures.ts";
 
 /** Such as train-images-idx3-ubyte, t10k-images.idx3-ubyte.gz, emnist-letters-test-images-idx3-ubyte. */
@@ -64,8 +65,8 @@ async function readPair({ folder, files }: Listing, name: string): Promise<Pair>
       `${path}: expected its labels in ${plain} beside it, found none; name both files, or their folder`,
     );
   }
-  const pictures = decodeIdx(await readPlain(path), path, 3);
-  const labels = decodeIdx(await readPlain(join(folder, labelName)), join(folder, labelName), 1);
+  const pictures = await readIdxFile(path, 3);
+  const labels = await readIdxFile(join(folder, labelName), 1);
   const [count = 0, height = 0, width = 0] = pictures.shape;
   if (count === 0 || height * width === 0 || labels.shape[0] !== count) {
     throw new BinadeError(
@@ -76,15 +77,41 @@ async function readPair({ folder, files }: Listing, name: string): Promise<Pair>
   return { pixels: pictures.values, labels: Int32Array.from(labels.values), channels: 1, height, width };
 }
 
-const unzip = promisify(gunzip);
-
-/** The file's bytes; decompressed where they are gzip, whatever the file is called. */
-async function readPlain(path: string): Promise<Uint8Array> {
+/** A file, plain or compressed with gzip, whatever it is called. */
+async function readIdxFile(path: string, axes: 1 | 3): Promise<IdxFile> {
   const bytes = await readFileBytes(path);
-  if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
-  return unzip(bytes).catch((cause: unknown) => {
+  if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return decodeIdx(bytes, path, axes);
+  const { plain, isCut } = await inflate(bytes, path, axes);
+  return decodeIdx(plain, path, axes, isCut);
+}
+
+/**
+ * Decompresses as much as the header promises, and looks whether there is more: a file of a few megabytes may hold a
+ * thousand times as much.
+ */
+async function inflate(
+  bytes: Uint8Array,
+  path: string,
+  axes: 1 | 3,
+): Promise<{ readonly plain: Uint8Array; readonly isCut: boolean }> {
+  const chunks: Uint8Array[] = [];
+  let [length, promised]: [number, number | null] = [0, null];
+  const stream = Readable.from([bytes], { objectMode: false }).pipe(createGunzip());
+  try {
+    for await (const chunk of stream) {
+      chunks.push(chunk);
+      length += chunk.length;
+      if (promised === null) {
+        promised = promisedBytes(concatBytes(chunks), axes);
+        if (promised !== null) requireMemory(path, promised, "fetch the file again, or use fewer of them");
+      }
+      if (promised !== null && length > promised) return { plain: concatBytes(chunks), isCut: true };
+    }
+  } catch (cause) {
+    if (cause instanceof BinadeError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     const message = `${path}: expected a whole gzip file, could not decompress it: ${reason}; fetch the file again`;
     throw new BinadeError("data.corrupt", message, { cause });
-  });
+  }
+  return { plain: concatBytes(chunks), isCut: false };
 }

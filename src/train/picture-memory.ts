@@ -11,12 +11,12 @@ export async function readFileBytes(path: string): Promise<Uint8Array> {
   });
 }
 
-/** @throws BinadeError `memory.insufficient` where pictures of `byteLength` bytes do not fit into this machine's memory. */
-export function requireMemory(path: string, byteLength: number): void {
+/** @throws BinadeError `memory.insufficient`, with what to do, where `byteLength` bytes do not fit into this machine's memory. */
+export function requireMemory(path: string, byteLength: number, remedy: string): void {
   const available = availableMemory(0);
   if (byteLength <= available) return;
   throw new BinadeError(
     "memory.insufficient",
-    `${path}: pictures of its size take ${byteLength} bytes together, this machine has ${available} left; give a smaller size to scale them to`,
+    `${path}: pictures of its size take ${byteLength} bytes together, this machine has ${available} left; ${remedy}`,
   );
 }

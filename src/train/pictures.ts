@@ -4,6 +4,7 @@ import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { type PictureSet, type Pictures, splitNamed } from "../data/pictures.ts";
 import { BinadeError } from "../errors.ts";
+import { requireKnownKeys } from "../precision/options.ts";
 import { readError, type SkippedFile } from "./corpus.ts";
 import { readCifar } from "./picture-cifar.ts";
 import type { PictureDecoder } from "./picture-decoder.ts";
@@ -72,6 +73,7 @@ export async function readPictures(
   paths: readonly string[],
   options: ReadPicturesOptions = {},
 ): Promise<LoadedPictures> {
+  requireKnownKeys("readPictures", options, ["size", "heldOut", "decoder"]);
   const listing = await list(paths);
   const format = FORMATS.find((candidate) => candidate.matches(listing));
   if (format === undefined) throw unknownFormat(paths, listing);

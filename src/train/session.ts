@@ -24,7 +24,8 @@ import { type Compiled, compile } from "../tensor/compile.ts";
 import { tensor, zeros } from "../tensor/create.ts";
 import type { Device } from "../tensor/device.ts";
 import { type Grads, gradients, mapGradients } from "../tensor/gradients.ts";
-import { memoryError } from "../tensor/plan.ts";
+import { MemoryError } from "../tensor/memory-error.ts";
+import { memoryError, showBytes } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "../tensor/variable.ts";
 import type { MeteredGradient } from "./events.ts";
@@ -230,17 +231,43 @@ export class Session {
     return this.#step.plan(zeros(inputs.shape, inputs.dtype), zeros(targets.shape, targets.dtype));
   }
 
+  /** Bytes that an evaluation takes beside the run's variables, by category; null without one. Nothing is allocated. */
+  #evaluationPlan(): MemoryPlan | null {
+    const { model, evaluation } = this.#task;
+    if (evaluation === null) return null;
+    const { inputs, targets } = evaluation.layout;
+    const wasTraining = model.training;
+    model.evaluate();
+    try {
+      return this.#evaluate.plan(zeros(inputs.shape, inputs.dtype), zeros(targets.shape, targets.dtype));
+    } finally {
+      if (wasTraining) model.train();
+    }
+  }
+
   /**
-   * @throws BinadeError `memory.insufficient` if the machine has not got what a run takes beyond what it holds already, and
-   * nothing is allocated; `memory.budget` as `compile`.
+   * Programs share one arena, so a run takes what the larger of step and evaluation does.
+   *
+   * @throws MemoryError if the machine has not got what a run takes beyond what it holds already, and nothing is allocated;
+   * BinadeError `memory.budget` as `compile`.
    */
   requireMemory(): void {
-    const plan = this.plan();
-    const { parameters, masters, optimizerState, buffers } = plan.resident;
     const missing = [...this.variables.values()].reduce((sum, { unallocatedBytes }) => sum + unallocatedBytes, 0);
-    const held = parameters + masters + optimizerState + buffers - missing;
-    const lacking = this.device.shortage(plan.arena.byteLength, plan.byteLength - plan.arena.byteLength - held);
-    if (lacking !== null) throw memoryError(plan, lacking.needed, lacking.available);
+    // Known at once, where a plan of a model that is out of the question would take its time.
+    const variables = this.device.shortage(0, missing);
+    if (variables !== null) {
+      const { needed, available } = variables;
+      const facts = `memory: the weights of this run, and what is kept beside them, take ${showBytes(needed)} more, and the machine has ${showBytes(available)} left for it; nothing was allocated`;
+      throw new MemoryError(facts, "use a smaller model", { availableBytes: available });
+    }
+    const need = (plan: MemoryPlan, subject: string): void => {
+      const { inputs, outputs, gradientSums } = plan.resident;
+      const lacking = this.device.shortage(plan.arena.byteLength, missing + inputs + outputs + gradientSums);
+      if (lacking !== null) throw memoryError(plan, lacking.needed, lacking.available, subject);
+    };
+    need(this.plan(), "this run");
+    const evaluation = this.#evaluationPlan();
+    if (evaluation !== null) need(evaluation, "an evaluation in this run");
   }
 
   #tensors({ inputs, targets }: HostBatch): [Tensor, Tensor] {

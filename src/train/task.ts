@@ -58,6 +58,8 @@ export interface OptimizerChoice {
 export interface TaskEvaluation {
   /** Batches of one evaluation; the last may have another shape. */
   readonly count: number;
+  /** Of its largest batch, so that what an evaluation takes is known before the run begins. */
+  readonly layout: { readonly inputs: HostLayout; readonly targets: HostLayout };
   /** How many training batches hold as much: what an evaluation costs. */
   readonly trainingBatches: number;
   /** @param index from 0 to `count` − 1. */

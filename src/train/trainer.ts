@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { BinadeError } from "../errors.ts";
 import type { ReadOutcome, SkippedOutcome } from "../optim/outcome.ts";
-import { requireInteger } from "../precision/options.ts";
+import { requireInteger, requireKnownKeys } from "../precision/options.ts";
 import { fileWriteError, makeFolders, removeTemporaries } from "./atomic.ts";
 import { CheckpointClock, evaluationInterval } from "./cadence.ts";
 import {
@@ -42,6 +42,13 @@ export interface TrainOptions extends Hyperparameters {
   /** Milliseconds of a monotonic clock. Default `performance.now`. */
   readonly now?: () => number;
 }
+
+// biome-ignore format: a list is read as one
+const OPTIONS = [
+  "task", "precision", "steps", "learningRate", "warmupSteps", "optimizer", "weightDecay", "clipNorm", "seed", "lossScale", "skipNormAbove",
+  "retries", "masterWeights", "stateDType", "memoryBudget", "notes", "out", "resume", "evaluateEvery", "meterEvery", "checkpointEvery",
+  "signal", "now",
+] as const satisfies readonly (keyof TrainOptions)[];
 
 /** Name of the checkpoint in a run's folder. */
 export const CHECKPOINT_FILE = "checkpoint.safetensors";
@@ -88,6 +95,7 @@ class Run {
 
   constructor(options: TrainOptions) {
     const { precision, task, steps, checkpointEvery, evaluateEvery, now = () => performance.now() } = options;
+    requireKnownKeys("train", options, OPTIONS);
     this.#options = options;
     this.#now = now;
     this.#startMs = now();

@@ -96,6 +96,14 @@ describe("mistakes", () => {
     expect(outcome).toMatchObject({ status: 2, stdout: "" });
   });
 
+  it.skipIf(isMissing)("an instruction set that there is none of, with one remedy", async () => {
+    const { stderr } = await inChild(["bench", "mlp"], workspace(), { BINADE_ISA: "sse9" });
+    expect(stderr).toMatch(
+      /BINADE_ISA: expected one of [^;]+, got "sse9"; choose one of them or leave it unset, or use the/,
+    );
+    expect(stderr.match(/unset/g)).toHaveLength(1);
+  });
+
   it("no native kernels", async () => {
     const outcome = await inChild(["bench", "mlp"], workspace(), { BINADE_ADDON: "none" });
     expect(outcome).toMatchObject({ status: 1, stdout: "" });

@@ -109,9 +109,9 @@ const OPTIONS: readonly Mistake[] = [
   [
     "a model beyond memory",
     () => good("--width", "65536", "--layers", "1000"),
-    "value.range",
-    2,
-    /takes .*B, this machine has .*; choose a smaller/,
+    "memory.insufficient",
+    1,
+    /the weights of this run, .* take \d+\.\d\d GB more, and the machine has .* left .*; nothing was allocated; choose a smaller --width, --layers, --batch or --context \[/,
   ],
   [
     "a model that is none",

@@ -30,13 +30,34 @@ describe("train --plan", () => {
     expect((await plan("--memory-budget", `${budget}`)).byteLength).toBeLessThanOrEqual(budget);
   });
 
+  it("is printed of a model beyond this machine, too", async () => {
+    const args = ["train", "--plan", "--json", "--data", join(workspace(), "fox.txt"), ...TINY, "--width", "65536"];
+    const { status, stdout } = await inProcess(args);
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout).resident.parameters).toBeGreaterThan(4 * 12 * 65536 ** 2);
+  });
+
   it.each([
     [["--memory-budget", "much"], 2, /--memory-budget: expected bytes, such as 300MB or 1\.5GiB, got "much"/],
-    [["--memory-budget", "1kB"], 1, /memoryBudget is 1000 bytes, and the least possible is \d+.*\[memory\.budget\]/],
+    [
+      ["--memory-budget", "1kB"],
+      1,
+      /memoryBudget is 1000 bytes, and the least possible is \d+.*; raise --memory-budget, or choose a smaller --\w+, .*\[memory\.budget\]/,
+    ],
     [
       ["--batch", "65536", "--context", "512", "--width", "512"],
       1,
-      /needs \d+\.\d\d GB more, and the machine has .* activations .*nothing was allocated.*\[memory\.insufficient\]/,
+      /needs \d+\.\d\d GB more, and the machine has .* activations .*nothing was allocated; choose a smaller --batch, --context, --width or --layers, or --memory-budget \d+MB to recompute blocks \[memory\.insufficient\]/,
+    ],
+    [
+      ["--batch", "65536", "--context", "512", "--width", "512", "--precision", "fp32", "--memory-budget", "9000GB"],
+      1,
+      /nothing was allocated; choose a smaller --batch, --context, --width or --layers, or --precision bf16-mixed \[memory/,
+    ],
+    [
+      ["--width", "65536", "--layers", "1000"],
+      1,
+      /the weights of this run, .* take \d+\.\d\d GB more, and .* left for it; nothing was allocated; choose a smaller --width, --layers, --batch or --context \[memory\.insufficient\]/,
     ],
   ])("refuses %j before anything is written", async (flags, expected, sentence) => {
     const out = join(workspace(), "run");

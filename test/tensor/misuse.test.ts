@@ -4,7 +4,7 @@ import * as binade from "../../src/index.ts";
 import { BinadeError, Tensor, tensor, useDevice } from "../../src/index.ts";
 
 /** Given by other parts of the library only; and what would change the device of this test. */
-const INTERNAL = new Set(["nn.AmaxHistory", "nn.Fp8", "optim.Optimizer", "BinadeError", "useDevice"]);
+const INTERNAL = new Set(["nn.AmaxHistory", "nn.Fp8", "optim.Optimizer", "BinadeError", "MemoryError", "useDevice"]);
 
 const isClass = (value: unknown): boolean => /^class\b/.test(Function.prototype.toString.call(value));
 type Call = (...args: readonly unknown[]) => unknown;

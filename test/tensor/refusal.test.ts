@@ -7,6 +7,7 @@ import {
   compile,
   Device,
   gradients,
+  MemoryError,
   optim,
   type Tensor,
   tensor,
@@ -52,10 +53,11 @@ describe("a run that the machine has no memory for", () => {
       });
       await run(tensor(1, { device: tight }));
     });
-    expect(error.code).toBe("memory.insufficient");
+    expect(error).toMatchObject({ code: "memory.insufficient", availableBytes: 40 * MEBI - 4 });
+    expect(error).toBeInstanceOf(MemoryError);
     expect(error.message).toMatch(/needs \d+\.\d MB more, and the machine has 41\.9 MB left/);
     expect(error.message).toMatch(/optimizer state 134\.2 MB, parameters 67\.1 MB/);
-    expect(error.message).toMatch(/nothing was allocated: use a smaller batch/);
+    expect(error.message).toMatch(/nothing was allocated; use a smaller batch/);
     expect(tight.live.byteLength).toBeLessThanOrEqual(4);
   });
 

@@ -98,6 +98,34 @@ describe("IDX", () => {
       "data.mixed",
       /expected pictures of 4 × 5 .* got 5 × 4/,
     ],
+    [
+      "compressed pictures that are cut off",
+      IMAGES,
+      gzipSync(idx([20, 4, 5], new Uint8Array(399))),
+      "data.corrupt",
+      /got 399/,
+    ],
+    [
+      "compressed pictures that go on",
+      IMAGES,
+      gzipSync(idx([20, 4, 5], new Uint8Array(2 ** 24))),
+      "data.corrupt",
+      /expected 20 × 4 × 5 = 400 bytes behind the header, got more; fetch/,
+    ],
+    [
+      "compressed pictures beyond memory",
+      IMAGES,
+      gzipSync(idx([2 ** 31, 2 ** 10, 2 ** 10], new Uint8Array(4))),
+      "memory.insufficient",
+      /train-images-idx3-ubyte: .* 2251799813685264 bytes .*; fetch the file again, or use fewer of them/,
+    ],
+    [
+      "compressed text",
+      IMAGES,
+      gzipSync("no pictures at all, but a text"),
+      "data.corrupt",
+      /expected IDX grey pictures/,
+    ],
     ["a broken gzip", IMAGES, gzipSync(new Uint8Array(500)).subarray(0, 12), "data.corrupt", /a whole gzip file/],
   ] as const)("refuses %s", async (_, name, bytes, code, message) => {
     putMnist(folder);

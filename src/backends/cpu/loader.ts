@@ -91,8 +91,11 @@ export function loadAddon(): LoadedAddon {
     return { addon, path };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
-    // A wrong BINADE_ISA is refused by the addon itself, in a sentence that already says what to do.
-    if (message.startsWith("BINADE_ISA")) return missing(message, "correct or unset BINADE_ISA");
+    // A wrong BINADE_ISA is refused by the addon itself, in a sentence whose last part says what to do.
+    if (message.startsWith("BINADE_ISA")) {
+      const end = message.lastIndexOf("; ");
+      return missing(message.slice(0, end), message.slice(end + 2));
+    }
     return missing(`the native addon at ${path} cannot be loaded: ${message}`, REBUILD);
   }
 }

@@ -13,6 +13,7 @@ import { Session } from "../../train/session.ts";
 import { CHECKPOINT_FILE, type TrainOptions, train } from "../../train/trainer.ts";
 import type { CommandContext } from "../command-line.ts";
 import { outputFailure } from "../interruption.ts";
+import { withMemoryFlags } from "../memory-flags.ts";
 import { MODELS } from "../models/index.ts";
 import { otherData, type PreparedRun } from "../models/kind.ts";
 import { byteCount, integer, oneOf } from "../options.ts";
@@ -151,16 +152,41 @@ async function runTrain(flags: TrainFlags, isPlain: boolean, context: CommandCon
   onNotice((message) => notices.push(message));
   chooseDevice(flags);
   const paths = flags.data ?? saved?.dataPaths ?? null;
-  const { kind, preset, settings } = resolved;
+  const { kind, settings } = resolved;
   const prepared = await kind.prepare({ settings, paths, sample: flags.sample ?? DEFAULT_SAMPLE });
-  const { task, skipped, finale } = prepared;
+  const { task } = prepared;
   if (saved !== null && task.data.sha256 !== saved.dataSha256)
     throw otherData(saved.out, kind.dataNoun, saved.dataSha256, task.data);
-  if (flags.plan === true) {
-    const plan = new Session(task, trainOptions(flags, resolved, prepared)).plan();
-    context.stdout.write(`${flags.json === true ? JSON.stringify(plan) : formatMemoryPlan(plan)}\n`);
-    return;
+  try {
+    if (flags.plan === true) printPlan(new Session(task, trainOptions(flags, resolved, prepared)), flags, context);
+    else await follow({ flags, resolved, prepared, paths, notices, isPlain, signal }, context);
+  } catch (error) {
+    throw withMemoryFlags(error, resolved, flags.memoryBudget);
   }
+}
+
+function printPlan(session: Session, { json }: TrainFlags, { stdout }: CommandContext): void {
+  const plan = session.plan();
+  stdout.write(`${json === true ? JSON.stringify(plan) : formatMemoryPlan(plan)}\n`);
+}
+
+interface Following {
+  readonly flags: TrainFlags;
+  readonly resolved: ResolvedRun;
+  readonly prepared: PreparedRun;
+  readonly paths: readonly string[] | null;
+  readonly notices: readonly string[];
+  readonly isPlain: boolean;
+  readonly signal: AbortSignal;
+}
+
+/** Trains, and shows what happens. */
+async function follow(
+  { flags, resolved, prepared, paths, notices, isPlain, signal }: Following,
+  context: CommandContext,
+): Promise<void> {
+  const { kind, preset } = resolved;
+  const { skipped, finale } = prepared;
   const out = flags.out ?? claimFolder(kind.name);
   // Paths as the user named them, so that the same command leaves the same checkpoint in any folder.
   const options = { ...trainOptions(flags, resolved, prepared), notes: { preset, dataPaths: paths }, out, signal };

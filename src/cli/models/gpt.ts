@@ -1,5 +1,4 @@
 /** `--model gpt`: a byte-level GPT on text files. */
-import { totalmem } from "node:os";
 import { ByteBatches, EvaluationBatches, split } from "../../data/index.ts";
 import { BinadeError } from "../../errors.ts";
 import { fp8 } from "../../nn/fp8.ts";
@@ -11,7 +10,7 @@ import { generate } from "../../train/generate.ts";
 import { languageTask } from "../../train/language.ts";
 import { PRESETS } from "../../train/presets.ts";
 import { computeDType } from "../../train/session.ts";
-import { formatBytes, printable } from "../format.ts";
+import { printable } from "../format.ts";
 import { integer, numberFrom } from "../options.ts";
 import {
   COMMON_DEFAULTS,
@@ -34,8 +33,6 @@ export interface GptSettings extends CommonSettings {
 const VOCABULARY = 256;
 /** Bytes of held-out text that the sample continues. */
 const PROMPT_BYTES = 32;
-/** Bytes of a parameter: float32 weight, two moments and a gradient. */
-const BYTES_PER_PARAMETER = 16;
 
 const presetOf = (name: keyof typeof PRESETS): GptSettings => ({
   ...COMMON_DEFAULTS,
@@ -58,26 +55,19 @@ export const gpt: ModelKind<GptSettings> = {
   },
   presets: { s: presetOf("s"), m: presetOf("m") },
   ownFlags: ["--sample"],
+  batchFlags: ["--batch", "--context"],
+  modelFlags: ["--width", "--layers"],
+  recomputes: true,
   describe: (p) => `${p.layers} layers, ${p.heads} heads, width ${p.width}, context ${p.context}`,
-  check: requireModel,
-  prepare,
-};
-
-function requireModel({ heads, width, layers, context }: GptSettings): void {
-  if (width % heads !== 0) {
+  check: ({ heads, width }) => {
+    if (width % heads === 0) return;
     throw new BinadeError(
       "option.invalid",
       `--heads: expected a divisor of the width ${width}, got ${heads}; change --heads or --width`,
     );
-  }
-  // Four products of width × width in attention, two of width × 4 width after it; embeddings of 256 bytes and of positions.
-  const byteLength = BYTES_PER_PARAMETER * (12 * layers * width ** 2 + (512 + context) * width);
-  if (byteLength <= totalmem()) return;
-  throw new BinadeError(
-    "value.range",
-    `--width: a model of ${layers} layers and width ${width} takes ${formatBytes(byteLength)}, this machine has ${formatBytes(totalmem())}; choose a smaller --width or fewer --layers`,
-  );
-}
+  },
+  prepare,
+};
 
 async function readCorpus(paths: readonly string[] | null, context: number): Promise<Corpus> {
   const corpus = paths === null ? await findDefaultCorpus({ context }) : await readBytes(paths, { context });

@@ -66,11 +66,16 @@ export interface ModelKind<S extends CommonSettings = CommonSettings> {
   readonly presets: Readonly<Record<string, S>>;
   /** Flags that are no settings and make sense for this model only. */
   readonly ownFlags: readonly `--${string}`[];
+  /** Flags whose smaller values make what depends on a batch smaller, and those that make the model smaller. */
+  readonly batchFlags: readonly `--${string}`[];
+  readonly modelFlags: readonly `--${string}`[];
+  /** Whether parts of the model are recomputed to stay within a memory budget. */
+  readonly recomputes: boolean;
   /** What a set of data of this model is called in sentences: "text". */
   readonly dataNoun: string;
   /** Dimensions of a preset, for the help. */
   describe(preset: S): string;
-  /** @throws BinadeError `option.invalid` or `value.range` for settings that contradict each other or are too large. */
+  /** @throws BinadeError `option.invalid` or `value.range` for settings that contradict each other. */
   check(settings: S): void;
   /** Reads the data and makes the model. */
   prepare(request: RunRequest<S>): Promise<PreparedRun>;

@@ -63,6 +63,9 @@ export const resnet: ModelKind<ResNetSettings> = {
   },
   presets: { s: presetOf("s"), m: presetOf("m") },
   ownFlags: [],
+  batchFlags: ["--batch"],
+  modelFlags: ["--depth"],
+  recomputes: false,
   describe: (p) => `depth ${p.depth}`,
   check: ({ depth, optimizer }) => {
     if (!CLASSIFIER_OPTIMIZERS.includes(optimizer)) {
