@@ -3,6 +3,7 @@
  * node bench/accuracy.mjs [--precisions fp32,bf16-mixed,fp16-mixed] [--seeds 0,1,2] [--steps 2400] [--rate 0.1]
  *   [--noise 8] [--least-contrast 0] [--pictures 100000] [--threads 2] [--out accuracy.json] [--checkpoints folder]
  * Each picture is met once or twice, so that none is learnt by heart, and some shapes are so faint that nobody is right about all.
+ * Results: docs/mixed-precision.md. A run takes 8 to 12 minutes on one thread of an AVX2 processor.
  * Accuracies are over the 10 000 held-out pictures, after the last step. With --out, runs that the file has are not repeated;
  * with --checkpoints, one that was cut short goes on from its last hundredth step, and its seconds count from there.
  */
