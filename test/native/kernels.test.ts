@@ -1,5 +1,5 @@
 /**
- * The C++ tests of loops, products, convolutions, attention, norms of channels, counts and conversions on every instruction set: this
+ * The C++ tests of loops, products, convolutions, attention, norms of channels, counts, GELU's epilogues and conversions on every instruction set: this
  * machine's with the objects of the last build, AVX-512 through an emulation of its intrinsics, arm64 through qemu.
  */
 import { execFileSync, spawnSync } from "node:child_process";
@@ -22,6 +22,7 @@ const PROGRAMS = [
   ["convolution", ["convolution", "convolution_weight", "winograd", "winograd_weight"]],
   ["channel", ["channel", "vm", "vm_memory", "vm_ops", "vm_random"]],
   ["magnitudes", ["magnitudes", "vm", "vm_memory", "vm_ops", "vm_random"]],
+  ["gelu", ["vm", "vm_memory", "vm_ops", "vm_random"]],
 ] as const;
 const SLOW_MS = 300_000;
 

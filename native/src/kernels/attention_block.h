@@ -88,12 +88,11 @@ struct Words {
 static inline Words alongRows(const Head& head, const float* source, int64_t stride, int64_t rows, int64_t columns,
                               float* paired) {
   if (!head.pairs) return Words{source, stride};
-  using Halves = int16_t __attribute__((vector_size(lanes * 2)));
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; j += lanes) {
-      const Halves halves = __builtin_convertvector((Integers)loadFloats(source + i * stride + j) >> 16, Halves);
-      __builtin_memcpy(reinterpret_cast<char*>(paired + i * (stride / 2)) + j * 2, &halves, sizeof halves);
-    }
+  for (int64_t i = 0; i < rows; ++i) {
+    uint16_t* const halves = reinterpret_cast<uint16_t*>(paired + i * (stride / 2));
+    for (int64_t j = 0; j < columns; j += lanes)
+      storeUpperHalves(halves + j, (Words32)loadFloats(source + i * stride + j));
+  }
   return Words{paired, stride / 2};
 }
 

@@ -5,6 +5,7 @@
 // lane, combined in order at the end: the order depends on shape and instruction set alone.
 #pragma once
 #include "attention_tile.h"
+#include "rounding.h"
 
 namespace binade {
 namespace BINADE_ISA {
@@ -30,27 +31,6 @@ static inline Floats powerOfTwo(Floats x) {
   y = multiplyAdd(y, f, Floats{} + 0x1.62e430p-1f);
   y = multiplyAdd(y, f, Floats{} + 1.0f);
   return y * (Floats)((Integers)shifted << 23);
-}
-
-/// Each value rounded to the format, still as float32.
-template <DType format>
-static inline Floats roundFloats(Floats x) {
-  if constexpr (format == DType::bfloat16) {
-    const Integers bits = (Integers)x;
-    const Integers rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & static_cast<int32_t>(0xffff0000u);
-    return x == x ? (Floats)rounded : x;
-  } else if constexpr (format == DType::float16) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
-    return (Floats)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
-#else
-    for (int l = 0; l < lanes; ++l) x[l] = float16ToFloat(floatToFloat16(x[l]));
-    return x;
-#endif
-  } else {
-    return x;
-  }
 }
 
 static inline float sumLanes(Floats values) {

@@ -1,6 +1,7 @@
 // The matmul and attention kernels: from a decoded kernel to the problem that the contraction code solves.
 #include "attention.h"
 #include "direct_store.h"
+#include "gelu_store.h"
 #include "gemm.h"
 #include "kernels.h"
 
@@ -11,6 +12,7 @@ struct MatmulRun {
   const Run& run;
   const MatmulKernel& kernel;
   DirectStore direct;
+  GeluStore gelu;
 };
 
 /// Runs the epilogue over a tile of sums, which is row buffer 0.
@@ -18,10 +20,13 @@ static void writeTile(void* context, int64_t batch, int64_t row, int64_t column,
                       const float* tile, int64_t stride, int worker) {
   const MatmulRun& matmul = *static_cast<MatmulRun*>(context);
   const Vm& vm = matmul.kernel.epilogue;
-  if (matmul.direct.target != nullptr) {
-    void* lanes = scratch(matmul.run.pool, worker, kSinkSlot, static_cast<size_t>(2 * columns) * sizeof(float));
-    return storeDirectly(matmul.run, matmul.direct, batch * matmul.kernel.m + row, column, rows, columns, tile, stride,
-                         static_cast<float*>(lanes));
+  const int64_t first = batch * matmul.kernel.m + row;
+  if (matmul.direct.target != nullptr || matmul.gelu.isOne()) {
+    const size_t byteLength = static_cast<size_t>(2 * columns) * sizeof(float);
+    float* lanes = static_cast<float*>(scratch(matmul.run.pool, worker, kSinkSlot, byteLength));
+    if (matmul.gelu.isOne())
+      return storeGelu(matmul.run, matmul.gelu, first, column, rows, columns, tile, stride, lanes);
+    return storeDirectly(matmul.run, matmul.direct, first, column, rows, columns, tile, stride, lanes);
   }
   VmState state;
   beginVm(&state, vm, matmul.run.bases, scratch(matmul.run.pool, worker, kSinkSlot, registerByteLength(vm)));
@@ -30,7 +35,7 @@ static void writeTile(void* context, int64_t batch, int64_t row, int64_t column,
   const Tiling tiling = tilingOf(rows, columns);
   for (int64_t index = 0; index < tiling.blocks; ++index) {
     Block block = blockAt(tiling, index);
-    block.row += batch * matmul.kernel.m + row;
+    block.row += first;
     block.lane += column;
     runBlock(state, block);
   }
@@ -38,7 +43,7 @@ static void writeTile(void* context, int64_t batch, int64_t row, int64_t column,
 
 void runMatmul(const Run& run, const MatmulKernel& kernel) {
   if (kernel.batch == 0 || kernel.m == 0 || kernel.n == 0) return;
-  MatmulRun matmul = {run, kernel, directStoreOf(kernel.epilogue)};
+  MatmulRun matmul = {run, kernel, directStoreOf(kernel.epilogue), geluStoreOf(kernel.epilogue)};
   GemmProblem problem = {};
   problem.batch = kernel.batch;
   problem.m = kernel.m;

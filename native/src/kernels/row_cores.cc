@@ -61,7 +61,7 @@ static float shiftOfRow(const float* x, int64_t length) {
 
 /// y = exp(x - shift).
 static void exponentiate(const float* x, float* y, float shift, int64_t length) {
-  forVectors(x, y, length, [shift](Floats values) { return expOf(values - shift); });
+  forVectors(x, y, length, [shift](auto values) { return expOf(values - shift); });
 }
 
 /// y = exp(x - shift); yields the sum.

@@ -67,14 +67,14 @@ static void executeUnary(Opcode opcode, const Lanes& lanes) {
     case Opcode::ceil: return unary(lanes, [](float a) { return ceilOf(a); });
     case Opcode::round: return unary(lanes, [](float a) { return roundEven(a); });
     case Opcode::sqrt: return unary(lanes, [](float a) { return __builtin_sqrtf(a); });
-    case Opcode::exp: return unaryVectors(lanes, [](Floats a) { return expOf(a); });
+    case Opcode::exp: return unaryVectors(lanes, [](auto a) { return expOf(a); });
     case Opcode::expm1: return unary(lanes, [](float a) { return expm1Of(a); });
     case Opcode::log: return unary(lanes, [](float a) { return logOf(a); });
     case Opcode::log1p: return unary(lanes, [](float a) { return log1pOf(a); });
     case Opcode::sin: return unary(lanes, [](float a) { return __builtin_sinf(a); });
     case Opcode::cos: return unary(lanes, [](float a) { return __builtin_cosf(a); });
     case Opcode::tanh: return unary(lanes, [](float a) { return tanhOf(a); });
-    case Opcode::erf: return unaryVectors(lanes, [](Floats a) { return erfOf(a); });
+    case Opcode::erf: return unaryVectors(lanes, [](auto a) { return erfOf(a); });
     default: return unary(lanes, [](float a) { return finiteOf(a); });
   }
 }
@@ -104,8 +104,8 @@ static void executeWithLiteral(Opcode opcode, const Lanes& lanes, float c) {
   switch (opcode) {
     case Opcode::addConstant: return unary(lanes, [c](float a) { return a + c; });
     case Opcode::mulConstant: return unary(lanes, [c](float a) { return a * c; });
-    case Opcode::erfPlusOne: return unaryVectors(lanes, [c](Floats a) { return erfOf(a * c) + 1.0f; });
-    case Opcode::gaussian: return unaryVectors(lanes, [c](Floats a) { return expOf((a * a) * c); });
+    case Opcode::erfPlusOne: return unaryVectors(lanes, [c](auto a) { return erfOf(a * c) + 1.0f; });
+    case Opcode::gaussian: return unaryVectors(lanes, [c](auto a) { return expOf((a * a) * c); });
     case Opcode::scaledSum: return binary(lanes, [c](float a, float b) { return a * c + b; });
     default: return binary(lanes, [c](float a, float b) { return (a * c) * b; });
   }
