@@ -141,7 +141,7 @@ BINADE_INLINE Bundle<count> roundedSums(const GeluRow<format>& row) {
 
 /// The first `count` vectors of a row. x is read before anything is written, as results may take its place.
 template <DType format, bool backward, int count>
-BINADE_INLINE void storeGeluVectors(const GeluRow<format>& row) {
+static void storeGeluVectors(const GeluRow<format>& row) {
   Bundle<count> x;
   if constexpr (backward) {
 #pragma GCC unroll 8
@@ -161,7 +161,8 @@ BINADE_INLINE void storeGeluVectors(const GeluRow<format>& row) {
 
 template <DType format, bool backward>
 static inline void storeGeluRow(const GeluRow<format>& row, int64_t columns) {
-  constexpr int together = 2 * kBundleVectors;  // more than where a loop computes one function: chains are longer
+  // More than where a loop computes one function: chains are longer.
+  constexpr int together = kBundleVectors > 1 ? 2 * kBundleVectors : 1;
   int64_t j = 0;
   for (; j + together * lanes <= columns; j += together * lanes) storeGeluVectors<format, backward, together>(row.from(j));
   for (; j + lanes <= columns; j += lanes) storeGeluVectors<format, backward, 1>(row.from(j));

@@ -67,7 +67,7 @@ BINADE_INLINE Floats loadElements(const Element<format>* source) {
 #elif defined(__aarch64__)
     return (Floats)vcvt_f32_f16(vreinterpret_f16_u16((uint16x4_t)halves));
 #else
-    Floats values;
+    Floats values{};
     for (int l = 0; l < lanes; ++l) values[l] = float16ToFloat(halves[l]);
     return values;
 #endif
@@ -83,7 +83,7 @@ BINADE_INLINE Halves halvesOf(Floats x) {
 #elif defined(__aarch64__)
   return (Halves)vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)x));
 #else
-  Halves halves;
+  Halves halves{};
   for (int l = 0; l < lanes; ++l) halves[l] = floatToFloat16(x[l]);
   return halves;
 #endif
