@@ -26,6 +26,7 @@ export type ErrorCode =
   | "file.missing"
   | "file.unreadable"
   | "file.write"
+  | "file.busy"
   | "data.short"
   | "data.corrupt"
   | "data.mixed"

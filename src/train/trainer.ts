@@ -1,4 +1,5 @@
 /** The training loop: a stream of events, resumable at any step to the same bits. */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { BinadeError } from "../errors.ts";
@@ -15,6 +16,7 @@ import {
   saveCheckpoint,
 } from "./checkpoint.ts";
 import type { DoneEvent, SkippedEvent, StartedEvent, StepEvent, TrainEvent } from "./events.ts";
+import { lockFolder } from "./folder-lock.ts";
 import { Health } from "./health.ts";
 import { type Hyperparameters, Session, type StepResult } from "./session.ts";
 import type { HostBatch, Scores, Task } from "./task.ts";
@@ -58,7 +60,7 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
  * An error ends it without one: the last checkpoint stays.
  *
  * @throws BinadeError `option.invalid` or `value.range` for a bad option, or a checkpoint that is there already;
- * `checkpoint.mismatch` on resuming another run; `file.write`; `run.stalled` after 20 steps in a row that were skipped for
+ * `checkpoint.mismatch` on resuming another run; `file.busy` while another run writes to the folder; `file.write`; `run.stalled` after 20 steps in a row that were skipped for
  * numbers which no loss scale makes finite; `index.outOfRange` for a token or label that the model does not have.
  * @example
  * for await (const event of train({ task, precision: "fp16-mixed", steps: 2000, learningRate: 1e-3 })) {
@@ -67,8 +69,12 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
  */
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, void> {
   const run = new Run(options);
-  yield await run.start();
-  yield* run.loop();
+  try {
+    yield await run.start();
+    yield* run.loop();
+  } finally {
+    await run.release();
+  }
 }
 
 /** Whether the same batch may fit the scale that is left: a loss that is not finite, or a norm above its limit, comes again. */
@@ -84,6 +90,7 @@ class Run {
   readonly #evaluateEvery: number;
   readonly #health: Health;
   #clock: CheckpointClock;
+  #unlock: () => Promise<void> = async () => undefined;
   #step = 0;
   #firstStep = 0;
   #savedStep = -1;
@@ -114,6 +121,11 @@ class Run {
     return this.#now() - this.#startMs;
   }
 
+  /** Lets other runs write to the folder. */
+  async release(): Promise<void> {
+    await this.#unlock();
+  }
+
   async start(): Promise<StartedEvent> {
     const { out, resume = false, task, precision, steps, seed = 0 } = this.#options;
     this.#session.requireMemory();
@@ -142,6 +154,19 @@ class Run {
   }
 
   async #open(out: string, resume: boolean): Promise<void> {
+    // Without the folder there is no checkpoint: what refuses that leaves no folder behind.
+    if (!existsSync(out)) await this.#find(out, resume);
+    await makeFolders(out).catch((error: unknown) => {
+      throw fileWriteError(out, error);
+    });
+    this.#unlock = await lockFolder(out);
+    const found = await this.#find(out, resume);
+    if (found !== null) await this.#restore(found);
+    await removeTemporaries(out);
+  }
+
+  /** The checkpoint to resume from; null to begin with none. */
+  async #find(out: string, resume: boolean): Promise<Checkpoint | null> {
     const path = join(out, CHECKPOINT_FILE);
     const found = await readCheckpoint(path).catch((error: unknown) => {
       if (error instanceof BinadeError && error.code === "file.missing") return null;
@@ -159,11 +184,7 @@ class Run {
         `${path}: a checkpoint of step ${found.step} is there already; resume it, or give another folder`,
       );
     }
-    await makeFolders(out).catch((error: unknown) => {
-      throw fileWriteError(out, error);
-    });
-    if (found !== null) await this.#restore(found);
-    await removeTemporaries(out);
+    return found;
   }
 
   async #restore(found: Checkpoint): Promise<void> {
