@@ -103,9 +103,9 @@ export class ClusterGraph {
     const { ahead, back } = this.#between(from, to);
     for (;;) {
       if (!ahead.step()) return false;
-      if (back.found.has(ahead.latest)) return true;
+      if (ahead.hasArrived || back.found.has(ahead.latest)) return true;
       if (!back.step()) return false;
-      if (ahead.found.has(back.latest)) return true;
+      if (back.hasArrived || ahead.found.has(back.latest)) return true;
     }
   }
 
@@ -138,8 +138,8 @@ export class ClusterGraph {
   #between(from: Cluster, to: Cluster): { readonly ahead: Walk; readonly back: Walk } {
     const isBetween = ({ position }: Cluster): boolean => position > from.position && position < to.position;
     return {
-      ahead: new Walk(from, (cluster) => this.#consumersOf(cluster), isBetween),
-      back: new Walk(to, (cluster) => this.#producersOf(cluster), isBetween),
+      ahead: new Walk(from, to, (cluster) => this.#consumersOf(cluster), isBetween),
+      back: new Walk(to, from, (cluster) => this.#producersOf(cluster), isBetween),
     };
   }
 
@@ -162,12 +162,20 @@ export class ClusterGraph {
 
 const byPosition = (a: Cluster, b: Cluster): number => a.position - b.position;
 
-/** A walk from a cluster to all that `neighboursOf` leads to and `isWanted`, nearest first, in steps of one edge each. */
+/**
+ * A walk from a cluster to all that `neighboursOf` leads to and `isWanted`, nearest first, in steps of one edge each. A walk that is
+ * over may not have met the one from the other end, which has followed as few edges: it knows itself whether it got there.
+ */
 class Walk {
   /** What was found so far. */
   readonly found = new Set<Cluster>();
   /** The end of the last edge that was wanted; the beginning of the walk before. */
   latest: Cluster;
+  /** Whether an edge of what was found leads to the end; one of the beginning does not count. */
+  hasArrived = false;
+  readonly #start: Cluster;
+  readonly #end: Cluster;
+  #at: Cluster;
   readonly #neighboursOf: (cluster: Cluster) => Iterator<Cluster>;
   readonly #isWanted: (cluster: Cluster) => boolean;
   readonly #pending = this.found.values();
@@ -175,10 +183,14 @@ class Walk {
 
   constructor(
     start: Cluster,
+    end: Cluster,
     neighboursOf: (cluster: Cluster) => Iterator<Cluster>,
     isWanted: (cluster: Cluster) => boolean,
   ) {
     this.latest = start;
+    this.#at = start;
+    this.#start = start;
+    this.#end = end;
     this.#neighboursOf = neighboursOf;
     this.#isWanted = isWanted;
     this.#edges = neighboursOf(start);
@@ -190,9 +202,11 @@ class Walk {
     while (edge.done === true) {
       const { value, done } = this.#pending.next();
       if (done === true) return false;
+      this.#at = value;
       this.#edges = this.#neighboursOf(value);
       edge = this.#edges.next();
     }
+    if (edge.value === this.#end && this.#at !== this.#start) this.hasArrived = true;
     if (this.#isWanted(edge.value)) {
       this.found.add(edge.value);
       this.latest = edge.value;

@@ -4,7 +4,9 @@ import { expect, it } from "vitest";
 import type { Cluster } from "../../src/compile/cluster.ts";
 import { ClusterGraph } from "../../src/compile/cluster-graph.ts";
 import { isCopy, isInput } from "../../src/compile/inline.ts";
+import { build as b, createInput, type Node } from "../../src/ir/graph.ts";
 import { topological } from "../../src/ir/walk.ts";
+import { OPS } from "../../src/ops/index.ts";
 import { buildRequest, recipes } from "../support/random-graphs.ts";
 
 /** What a cluster reads of others. */
@@ -36,6 +38,23 @@ function compareWithSearch(graph: ClusterGraph): void {
     }
   }
 }
+
+it("a path is found whichever end has more edges, and the last of them leads there", () => {
+  const leaves = Array.from({ length: 9 }, () => createInput([2], "float32"));
+  const [first, ...others] = leaves.map((leaf) => b.node(OPS.tanh, [leaf]));
+  const [start] = [first as Node];
+  const path = b.node(OPS.sin, [start]);
+  const readers = others.map((other) => b.add(other, start));
+  const end = b.concatenate([...others, path, start], 0);
+  const graph = new ClusterGraph(
+    topological([end, ...readers]).filter((n) => !isInput(n)),
+    new Set(),
+  );
+  const at = (node: Node): Cluster => graph.clusterOf(node) as Cluster;
+  expect(graph.cycles(at(start), at(end))).toBe(true);
+  expect(graph.cycles(at(path), at(end))).toBe(false);
+  compareWithSearch(graph);
+});
 
 it("paths are those of the graph, and positions a topological order, after every merge", () => {
   fc.assert(
