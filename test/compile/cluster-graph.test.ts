@@ -39,17 +39,18 @@ function compareWithSearch(graph: ClusterGraph): void {
   }
 }
 
-it("a path is found whichever end has more edges, and the last of them leads there", () => {
-  const leaves = Array.from({ length: 9 }, () => createInput([2], "float32"));
-  const [first, ...others] = leaves.map((leaf) => b.node(OPS.tanh, [leaf]));
-  const [start] = [first as Node];
+it.each([
+  ["the end", 8, 0],
+  ["the beginning", 0, 8],
+])("a path is found where %s has many more edges, and the last of them is on it", (_, operands, readers) => {
+  const leaf = (): Node => createInput([2], "float32");
+  const start = b.node(OPS.tanh, [leaf()]);
+  const others = Array.from({ length: operands }, () => b.node(OPS.exp, [leaf()]));
+  const besides = Array.from({ length: readers }, () => b.add(leaf(), start));
   const path = b.node(OPS.sin, [start]);
-  const readers = others.map((other) => b.add(other, start));
   const end = b.concatenate([...others, path, start], 0);
-  const graph = new ClusterGraph(
-    topological([end, ...readers]).filter((n) => !isInput(n)),
-    new Set(),
-  );
+  const nodes = topological([end, ...besides]).filter((n) => !isInput(n));
+  const graph = new ClusterGraph(nodes, new Set());
   const at = (node: Node): Cluster => graph.clusterOf(node) as Cluster;
   expect(graph.cycles(at(start), at(end))).toBe(true);
   expect(graph.cycles(at(path), at(end))).toBe(false);
