@@ -43,8 +43,9 @@ const LABELS = {
   workspace: "workspace",
 } as const satisfies Readonly<Record<string, string>>;
 
-/** Bytes in kB, MB (10⁶) or GB (10⁹). */
+/** Bytes in kB, MB (10⁶), GB (10⁹) or TB (10¹²). */
 export function showBytes(bytes: number): string {
+  if (bytes >= 1e12) return `${(bytes / 1e12).toFixed(2)} TB`;
   if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(2)} GB`;
   return bytes >= 1e5 || bytes === 0 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e3).toFixed(1)} kB`;
 }

@@ -111,7 +111,7 @@ const OPTIONS: readonly Mistake[] = [
     () => good("--width", "65536", "--layers", "1000"),
     "memory.insufficient",
     1,
-    /the weights of this run, .* take \d+\.\d\d GB more, and the machine has .* left .*; nothing was allocated; choose a smaller --width, --layers, --batch or --context \[/,
+    /the weights of this run, .* take 618\.\d\d TB more, and the machine has .* left .*; nothing was allocated; choose a smaller --width, --layers, --batch or --context \[/,
   ],
   [
     "a model that is none",
