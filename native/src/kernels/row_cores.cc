@@ -25,23 +25,50 @@ bool isPerRow(RowCore core, int index) {
   }
 }
 
-static inline float foldSums(float (&sums)[kAccumulators]) {
-  for (int half = kAccumulators / 2; half > 0; half /= 2) {
+constexpr int kSumVectors = kAccumulators / lanes;
+
+/// What a term of a sum reads of rows: one lane, or a vector of them.
+struct LaneAt {
+  int64_t i;
+  float operator()(const float* row) const { return row[i]; }
+};
+struct VectorAt {
+  int64_t i;
+  Floats operator()(const float* row) const { return loadFloats(row + i); }
+};
+
+static inline float foldSums(float* sums, int count) {
+  for (int half = count / 2; half > 0; half /= 2) {
     for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
   }
   return sums[0];
 }
 
-/// Sum of term(i) over the row: 64 accumulators in turn, folded by halves.
+static inline float foldSums(float (&sums)[kAccumulators]) { return foldSums(sums, kAccumulators); }
+
+/// Sum of the row's terms, each a function of what `at` reads: 64 accumulators in turn, which stay in registers, folded by halves.
 template <typename F>
 static inline float sumOf(int64_t length, F term) {
-  alignas(64) float sums[kAccumulators] = {};
+  Floats vectors[kSumVectors] = {};
   int64_t i = 0;
   for (; i + kAccumulators <= length; i += kAccumulators) {
-    for (int j = 0; j < kAccumulators; ++j) sums[j] += term(i + j);
+#pragma GCC unroll 16
+    for (int j = 0; j < kSumVectors; ++j) vectors[j] += term(VectorAt{i + j * lanes});
   }
-  for (int j = 0; j < length - i; ++j) sums[j] += term(i + j);
-  return foldSums(sums);
+  if (i < length) {
+    alignas(64) float sums[kAccumulators];
+    for (int j = 0; j < kSumVectors; ++j) storeFloats(sums + j * lanes, vectors[j]);
+    for (int j = 0; j < length - i; ++j) sums[j] += term(LaneAt{i + j});
+    return foldSums(sums);
+  }
+#pragma GCC unroll 4
+  for (int half = kSumVectors / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int j = 0; j < half; ++j) vectors[j] += vectors[j + half];
+  }
+  alignas(64) float last[lanes];
+  storeFloats(last, vectors[0]);
+  return foldSums(last, lanes);
 }
 
 template <typename F>
@@ -67,7 +94,7 @@ static void exponentiate(const float* x, float* y, float shift, int64_t length) 
 /// y = exp(x - shift); yields the sum.
 static float exponentials(const float* x, float* y, float shift, int64_t length) {
   exponentiate(x, y, shift, length);
-  return sumOf(length, [=](int64_t i) { return y[i]; });
+  return sumOf(length, [=](auto at) { return at(y); });
 }
 
 static float sumOfExponentials(const float* x, float shift, int64_t length) {
@@ -92,7 +119,7 @@ static void softmaxBackward(const Row& row) {
   const float* g = row.buffers[0];
   const float* p = row.buffers[1];
   float* dx = row.buffers[2];
-  const float dot = sumOf(row.length, [=](int64_t i) { return g[i] * p[i]; });
+  const float dot = sumOf(row.length, [=](auto at) { return at(g) * at(p); });
   forLanes(row.length, [=](int64_t i) { dx[i] = p[i] * (g[i] - dot); });
 }
 
@@ -108,7 +135,7 @@ static void logSoftmaxBackward(const Row& row) {
   const float* g = row.buffers[0];
   const float* y = row.buffers[1];
   float* dx = row.buffers[2];
-  const float sum = sumOf(row.length, [=](int64_t i) { return g[i]; });
+  const float sum = sumOf(row.length, [=](auto at) { return at(g); });
   exponentiate(y, dx, 0.0f, row.length);
   forLanes(row.length, [=](int64_t i) { dx[i] = g[i] - dx[i] * sum; });
 }
@@ -125,9 +152,9 @@ static void normalize(const Row& row) {
   const float eps = floatOfBits(static_cast<uint32_t>(row.parameters[0]));
   const bool center = row.parameters[1] != 0;
   const float length = static_cast<float>(row.length);
-  const float mean = center ? sumOf(row.length, [=](int64_t i) { return x[i]; }) / length : 0.0f;
+  const float mean = center ? sumOf(row.length, [=](auto at) { return at(x); }) / length : 0.0f;
   // Two passes: the mean of squares minus the squared mean cancels when the mean is large against the deviation.
-  const float squares = sumOf(row.length, [=](int64_t i) { return (x[i] - mean) * (x[i] - mean); });
+  const float squares = sumOf(row.length, [=](auto at) { return (at(x) - mean) * (at(x) - mean); });
   const float inverseDeviation = 1.0f / __builtin_sqrtf(squares / length + eps);
   forLanes(row.length, [=](int64_t i) { normalized[i] = (x[i] - mean) * inverseDeviation; });
   row.buffers[2][0] = inverseDeviation;
@@ -140,8 +167,8 @@ static void normalizeBackward(const Row& row) {
   float* dx = row.buffers[3];
   const bool center = row.parameters[0] != 0;
   const float length = static_cast<float>(row.length);
-  const float mean = center ? sumOf(row.length, [=](int64_t i) { return g[i]; }) / length : 0.0f;
-  const float projection = sumOf(row.length, [=](int64_t i) { return g[i] * normalized[i]; }) / length;
+  const float mean = center ? sumOf(row.length, [=](auto at) { return at(g); }) / length : 0.0f;
+  const float projection = sumOf(row.length, [=](auto at) { return at(g) * at(normalized); }) / length;
   forLanes(row.length,
            [=](int64_t i) { dx[i] = inverseDeviation * ((g[i] - mean) - normalized[i] * projection); });
 }
