@@ -81,6 +81,12 @@ BINADE_INLINE Bundle<count> fused(const Bundle<count>& a, const B& b, const C& c
   return forEach([](Floats x, Floats y, Floats z) { return fused(x, y, z); }, a, b, c);
 }
 
+/// As fused, where the instruction set has it; else rounded twice.
+template <int count, typename B, typename C>
+BINADE_INLINE Bundle<count> multiplyAdd(const Bundle<count>& a, const B& b, const C& c) {
+  return forEach([](Floats x, Floats y, Floats z) { return multiplyAdd(x, y, z); }, a, b, c);
+}
+
 /// `count` vectors one after another.
 template <int count>
 BINADE_INLINE Bundle<count> loadBundle(const float* source) {

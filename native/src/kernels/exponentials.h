@@ -81,9 +81,10 @@ BINADE_INLINE T erfOf(const T& x) {
   return forEach([sign](Floats v, Floats of) { return (Floats)((Integers)v | ((Integers)of & sign)); }, result, x);
 }
 
-/// target[i] = operation(source[i]) for `count` values: bundles, then vectors; the last one is filled up with zeros.
+/// target[i] = operation(source[i]) for `count` values: bundles, then vectors; the last one is filled up with zeros. Flattened, as a call
+/// would pass bundles through memory and make constants anew.
 template <typename F>
-static inline void forVectors(const float* source, float* target, int64_t count, F operation) {
+__attribute__((flatten)) static inline void forVectors(const float* source, float* target, int64_t count, F operation) {
   int64_t i = 0;
   for (; i + kBundleLanes <= count; i += kBundleLanes)
     storeBundle(target + i, operation(loadBundle<kBundleVectors>(source + i)));

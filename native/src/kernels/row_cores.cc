@@ -98,11 +98,15 @@ static float exponentials(const float* x, float* y, float shift, int64_t length)
 }
 
 static float sumOfExponentials(const float* x, float shift, int64_t length) {
-  alignas(64) float sums[kAccumulators] = {}, terms[kAccumulators];
-  for (int64_t i = 0; i < length; i += kAccumulators) {
-    const int64_t count = length - i < kAccumulators ? length - i : kAccumulators;
+  constexpr int64_t step = 4 * kAccumulators;
+  alignas(64) float sums[kAccumulators] = {}, terms[step];
+  for (int64_t i = 0; i < length; i += step) {
+    const int64_t count = length - i < step ? length - i : step;
     exponentiate(x + i, terms, shift, count);
-    for (int64_t j = 0; j < count; ++j) sums[j] += terms[j];
+    for (int64_t first = 0; first < count; first += kAccumulators) {
+      const int64_t some = count - first < kAccumulators ? count - first : kAccumulators;
+      for (int64_t j = 0; j < some; ++j) sums[j] += terms[first + j];
+    }
   }
   return foldSums(sums);
 }
