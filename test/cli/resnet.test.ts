@@ -143,7 +143,7 @@ describe("mistakes", () => {
     const large = putMnist(at("large"), { training: 1, heldOut: 1, height: 400, width: 400 });
     const args = ["train", "--model", "resnet", "--data", large, "--depth", "8", "--batch", "65536"];
     const sentence =
-      /needs \d{3,}\.\d\d GB more, and the machine has .* activations .*nothing was allocated.*\[memory\.insufficient\]\n$/;
+      /needs \d\.\d\d TB more, and the machine has .* activations .*nothing was allocated.*\[memory\.insufficient\]\n$/;
     const { stderr, status } = await inProcess([...args, "--out", at("run")]);
     expect(stderr).toMatch(sentence);
     expect([status, existsSync(at("run"))]).toEqual([1, false]);
