@@ -15,7 +15,7 @@ export function withMemoryFlags(error: unknown, { kind, settings }: ResolvedRun,
   if (plan !== null && settings.precision === "fp32") remedies.push("--precision bf16-mixed");
   const megabytes = Math.floor(availableBytes / 1e6);
   if (code === "memory.budget") remedies.unshift("raise --memory-budget");
-  else if (plan !== null && kind.recomputes && budgetBytes === undefined && megabytes > 0)
+  else if (plan !== null && budgetBytes === undefined && megabytes > 0)
     remedies.push(`--memory-budget ${megabytes}MB to recompute blocks`);
   return new BinadeError(code, `${facts}; ${remedies.join(", or ")}`, { cause: error });
 }

@@ -57,7 +57,6 @@ export const gpt: ModelKind<GptSettings> = {
   ownFlags: ["--sample"],
   batchFlags: ["--batch", "--context"],
   modelFlags: ["--width", "--layers"],
-  recomputes: true,
   describe: (p) => `${p.layers} layers, ${p.heads} heads, width ${p.width}, context ${p.context}`,
   check: ({ heads, width }) => {
     if (width % heads === 0) return;

@@ -69,8 +69,6 @@ export interface ModelKind<S extends CommonSettings = CommonSettings> {
   /** Flags whose smaller values make what depends on a batch smaller, and those that make the model smaller. */
   readonly batchFlags: readonly `--${string}`[];
   readonly modelFlags: readonly `--${string}`[];
-  /** Whether parts of the model are recomputed to stay within a memory budget. */
-  readonly recomputes: boolean;
   /** What a set of data of this model is called in sentences: "text". */
   readonly dataNoun: string;
   /** Dimensions of a preset, for the help. */

@@ -65,7 +65,6 @@ export const resnet: ModelKind<ResNetSettings> = {
   ownFlags: [],
   batchFlags: ["--batch"],
   modelFlags: ["--depth"],
-  recomputes: false,
   describe: (p) => `depth ${p.depth}`,
   check: ({ depth, optimizer }) => {
     if (!CLASSIFIER_OPTIMIZERS.includes(optimizer)) {
