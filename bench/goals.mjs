@@ -1,5 +1,6 @@
 /**
- * The goals of docs/performance.md beside what `npm run bench` measured: one line each, and what was not measured and why.
+ * The goals of speed for two cores of a Zen 5 with AVX-512 beside what `npm run bench` measured: one line each, also for what was not
+ * measured, and for what needs dot products of bfloat16 where there are none.
  *
  *   npm run bench -- --peer all --threads 1,2 --kernels --out results.json; node bench/goals.mjs results.json
  */
